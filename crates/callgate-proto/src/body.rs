@@ -1,0 +1,374 @@
+//! What a cell carries besides its state: the head word, and a body that is a short payload or the place of a long one.
+//!
+//! ```text
+//! head of a request   bits  0..16  next      cell that the client will publish after this one
+//!                     bits 16..22  length    bytes inside the cell, 0..=48; 0 when far
+//!                     bit  22      far       the body is a place
+//!                     bits 23..28  zero
+//!                     bits 28..32  think     how long the client thought since its last reply ([`Think`])
+//!                     bits 32..64  method
+//! head of a reply     bits  0..16  active    connections that the server's worker polls, itself included (0: unknown)
+//!                     bits 16..22  length
+//!                     bit  22      far
+//!                     bit  23      failure   the word is a failure's code, the payload its message
+//!                     bits 24..32  zero
+//!                     bits 32..64  cpu + 1   on which the server answered; 0: unknown
+//! place               body[0] region id, body[1] offset in bytes, body[2] length in bytes
+//! ```
+
+use crate::Violation;
+use crate::layout::INLINE_MAX;
+
+const LENGTH_SHIFT: u32 = 16;
+const LENGTH_MASK: u64 = 0x3f;
+const FAR: u64 = 1 << 22;
+const FAILURE: u64 = 1 << 23;
+const THINK_SHIFT: u32 = 28;
+const HIGH_SHIFT: u32 = 32;
+const REQUEST_ZERO: u64 = 0b1_1111 << 23;
+const REPLY_ZERO: u64 = 0xff << 24;
+
+/// Up to 48 bytes in private memory, on their way into or out of a cell.
+#[derive(Clone, Copy, Default)]
+pub struct Inline {
+    words: [u64; 6],
+    len: u8,
+}
+
+impl Inline {
+    /// Takes the bytes if they fit into a cell, which holds [`INLINE_MAX`].
+    #[must_use]
+    #[inline]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() > INLINE_MAX {
+            return None;
+        }
+        let mut words = [0; 6];
+        let mut chunks = bytes.chunks_exact(8);
+        let mut at = 0;
+        for chunk in &mut chunks {
+            words[at] = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
+            at += 1;
+        }
+        let rest = chunks.remainder();
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            words[at] = u64::from_le_bytes(last);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most 48, checked above")]
+        Some(Self { words, len: bytes.len() as u8 })
+    }
+
+    /// The payload bytes.
+    #[must_use]
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.as_bytes48()[..usize::from(self.len)]
+    }
+
+    /// Number of payload bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn words(&self) -> &[u64] {
+        &self.words[..usize::from(self.len).div_ceil(8)]
+    }
+}
+
+/// Where a payload lies in its sender's memory: a region's id, an offset and a length in bytes.
+///
+/// As read from a cell it is an allegation; [`Place::check`] holds it against the region's real size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Id under which the sender announced the region.
+    pub region: u32,
+    /// Offset of the first byte from the start of the region.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+impl Place {
+    /// Returns the byte range inside a region of `size` bytes.
+    ///
+    /// # Errors
+    /// [`Violation`] when any byte of it lies outside of the region.
+    pub fn check(self, size: u64) -> Result<core::ops::Range<usize>, Violation> {
+        let room = size
+            .checked_sub(self.offset)
+            .ok_or(Violation::new("place.offset", self.offset, size))?;
+        if self.len > room {
+            return Err(Violation::new("place.len", self.len, room));
+        }
+        let start = usize::try_from(self.offset)
+            .map_err(|_| Violation::new("place.offset", self.offset, usize::MAX as u64))?;
+        let len = usize::try_from(self.len)
+            .map_err(|_| Violation::new("place.len", self.len, usize::MAX as u64))?;
+        Ok(start..start + len)
+    }
+}
+
+/// A payload as a cell carries it.
+#[derive(Clone, Copy)]
+pub enum Body {
+    /// The bytes themselves.
+    Inline(Inline),
+    /// Where they are.
+    Far(Place),
+}
+
+impl Body {
+    /// Payload length in bytes, as the sender states it.
+    #[must_use]
+    #[inline]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Inline(inline) => u64::from(inline.len),
+            Self::Far(place) => place.len,
+        }
+    }
+
+    /// Whether the payload has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[inline]
+    fn head_bits(&self) -> u64 {
+        match self {
+            Self::Inline(inline) => u64::from(inline.len) << LENGTH_SHIFT,
+            Self::Far(_) => FAR,
+        }
+    }
+
+    /// The body words to store, and how many of them.
+    #[inline]
+    pub(crate) fn to_words(self) -> ([u64; 6], usize) {
+        match self {
+            Self::Inline(inline) => (inline.words, usize::from(inline.len).div_ceil(8)),
+            Self::Far(place) => {
+                ([u64::from(place.region), place.offset, place.len, 0, 0, 0], 3)
+            }
+        }
+    }
+
+    /// How many body words a head word announces.
+    #[inline]
+    pub(crate) fn words_announced(head: u64) -> usize {
+        if head & FAR != 0 {
+            3
+        } else {
+            (((head >> LENGTH_SHIFT) & LENGTH_MASK) as usize).min(INLINE_MAX).div_ceil(8)
+        }
+    }
+
+    #[inline]
+    pub(crate) fn from_words(head: u64, words: [u64; 6]) -> Result<Self, Violation> {
+        let len = (head >> LENGTH_SHIFT) & LENGTH_MASK;
+        if head & FAR == 0 {
+            if len > INLINE_MAX as u64 {
+                return Err(Violation::new("head.length", len, INLINE_MAX as u64));
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "at most 48, checked above")]
+            return Ok(Self::Inline(Inline { words, len: len as u8 }));
+        }
+        if len != 0 {
+            return Err(Violation::new("head.length", len, 0));
+        }
+        let region = u32::try_from(words[0])
+            .map_err(|_| Violation::new("place.region", words[0], u64::from(u32::MAX)))?;
+        Ok(Self::Far(Place { region, offset: words[1], len: words[2] }))
+    }
+}
+
+/// How long a client thought between its last reply and this request, in powers of two of a microsecond.
+///
+/// 0: not measured. 1: below 1 us. n: below 2^(n-1) us. 15: 8 ms or more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Think(u8);
+
+impl Think {
+    /// Not measured.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// Encodes a duration in nanoseconds.
+    #[must_use]
+    pub fn from_ns(ns: u64) -> Self {
+        let us = ns / 1_000;
+        #[expect(clippy::cast_possible_truncation, reason = "at most 15")]
+        Self((1 + (64 - us.leading_zeros())).min(15) as u8)
+    }
+
+    /// Upper bound in nanoseconds; `None` when not measured.
+    #[must_use]
+    pub fn ns_max(self) -> Option<u64> {
+        match self.0 {
+            0 => None,
+            15 => Some(u64::MAX),
+            n => Some(1_000 << (n - 1)),
+        }
+    }
+}
+
+/// The head word of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestHead {
+    /// The method number that the caller chose.
+    pub method: u32,
+    /// The cell that the client will publish next.
+    pub next: u16,
+    /// How long the client thought before this request.
+    pub think: Think,
+}
+
+impl RequestHead {
+    #[inline]
+    pub(crate) fn encode(self, body: &Body) -> u64 {
+        (u64::from(self.method) << HIGH_SHIFT)
+            | (u64::from(self.think.0) << THINK_SHIFT)
+            | body.head_bits()
+            | u64::from(self.next)
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "each part is cut out by its own mask")]
+    pub(crate) fn decode(head: u64) -> Result<Self, Violation> {
+        if head & REQUEST_ZERO != 0 {
+            return Err(Violation::new("head.zero", head & REQUEST_ZERO, 0));
+        }
+        Ok(Self {
+            method: (head >> HIGH_SHIFT) as u32,
+            next: head as u16,
+            think: Think(((head >> THINK_SHIFT) & 0xf) as u8),
+        })
+    }
+}
+
+/// The head word of a reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplyHead {
+    /// Whether this is a failure: the word is its code and the payload its message.
+    pub failure: bool,
+    /// Connections that the answering worker polls; 0 when unknown.
+    pub active: u16,
+    /// The CPU on which the server answered, when known.
+    pub cpu: Option<u32>,
+}
+
+impl ReplyHead {
+    #[inline]
+    pub(crate) fn encode(self, body: &Body) -> u64 {
+        (self.cpu.map_or(0, |cpu| u64::from(cpu) + 1) << HIGH_SHIFT)
+            | if self.failure { FAILURE } else { 0 }
+            | body.head_bits()
+            | u64::from(self.active)
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "each part is cut out by its own mask")]
+    pub(crate) fn decode(head: u64) -> Result<Self, Violation> {
+        if head & REPLY_ZERO != 0 {
+            return Err(Violation::new("head.zero", head & REPLY_ZERO, 0));
+        }
+        Ok(Self {
+            failure: head & FAILURE != 0,
+            active: head as u16,
+            cpu: ((head >> HIGH_SHIFT) as u32).checked_sub(1),
+        })
+    }
+}
+
+mod cast {
+    use super::Inline;
+
+    impl Inline {
+        /// The six words as bytes. Cells are little-endian; so is every machine that callgate runs on.
+        #[inline]
+        pub(super) fn as_bytes48(&self) -> &[u8; 48] {
+            #[cfg(not(target_endian = "little"))]
+            compile_error!("callgate runs on little-endian machines only");
+            bytes_of(&self.words)
+        }
+    }
+
+    fn bytes_of(words: &[u64; 6]) -> &[u8; 48] {
+        zerocopy::transmute_ref!(words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn inline_keeps_its_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..=48)) {
+            let inline = Inline::new(&bytes).expect("fits");
+            prop_assert_eq!(inline.bytes(), &bytes[..]);
+            prop_assert_eq!(inline.words().len(), bytes.len().div_ceil(8));
+        }
+
+        #[test]
+        fn request_heads_round_trip(method: u32, next: u16, ns: u64, len in 0usize..=48) {
+            let body = Body::Inline(Inline::new(&vec![7; len]).expect("fits"));
+            let head = RequestHead { method, next, think: Think::from_ns(ns) };
+            let word = head.encode(&body);
+            prop_assert_eq!(RequestHead::decode(word), Ok(head));
+            let back = Body::from_words(word, body.to_words().0).expect("own encoding");
+            prop_assert_eq!(back.len(), len as u64);
+        }
+
+        #[test]
+        fn reply_heads_round_trip(failure: bool, active: u16, cpu in proptest::option::of(0u32..u32::MAX)) {
+            let body = Body::Far(Place { region: 3, offset: 64, len: 100 });
+            let head = ReplyHead { failure, active, cpu };
+            prop_assert_eq!(ReplyHead::decode(head.encode(&body)), Ok(head));
+        }
+
+        #[test]
+        fn no_word_panics(head: u64, words: [u64; 6]) {
+            prop_assert!(Body::words_announced(head) <= 6);
+            let _ = RequestHead::decode(head);
+            let _ = ReplyHead::decode(head);
+            if let Ok(Body::Inline(inline)) = Body::from_words(head, words) {
+                prop_assert!(inline.bytes().len() <= 48);
+            }
+        }
+
+        #[test]
+        fn a_checked_place_lies_inside(region: u32, offset: u64, len: u64, size in 0u64..1 << 40) {
+            let place = Place { region, offset, len };
+            if let Ok(range) = place.check(size) {
+                prop_assert!(range.end as u64 <= size && range.len() as u64 == len);
+            } else {
+                prop_assert!(u128::from(offset) + u128::from(len) > u128::from(size));
+            }
+        }
+    }
+
+    #[test]
+    fn forty_nine_bytes_do_not_fit() {
+        assert!(Inline::new(&[0; 49]).is_none());
+    }
+
+    #[test]
+    fn think_times_are_upper_bounds() {
+        assert_eq!(Think::from_ns(0).ns_max(), Some(1_000));
+        assert_eq!(Think::from_ns(999).ns_max(), Some(1_000));
+        assert_eq!(Think::from_ns(1_000).ns_max(), Some(2_000));
+        assert_eq!(Think::from_ns(50_000).ns_max(), Some(64_000));
+        assert_eq!(Think::from_ns(u64::MAX).ns_max(), Some(u64::MAX));
+        assert_eq!(Think::UNKNOWN.ns_max(), None);
+    }
+}

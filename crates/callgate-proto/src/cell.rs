@@ -1,0 +1,465 @@
+//! The life of one call, decided in one word: the cell's state, and every access to a cell.
+//!
+//! ```text
+//! state word   bits  0      ARMED   whoever waits for the next change of this cell sleeps; who changes it must wake
+//!              bit   1      CANCEL  the client gave the call up; the server need not start it
+//!              bits  2..4   phase   0 blank, 1 request, 2 reply, 3 released
+//!              bits  4..32  turn    28 bits, counts the calls of a connection from 1 and wraps
+//!
+//! from                to                 by      how     then
+//! ------------------  -----------------  ------  ------  ---------------------------------------------
+//! any but request     same | ARMED       server  CAS     it polls this cell no more: the client must ring
+//! any but request     request(turn)      client  swap    the old word had ARMED: ring the server
+//! request             request | ARMED    client  CAS     it sleeps on this word: the server must wake it
+//! request             request | CANCEL   client  or      the late reply is discarded
+//! request             reply(turn)        server  swap    the old word had ARMED: wake the client
+//! reply               released(turn)     client  store   the reply's memory goes back to the server
+//! ```
+//!
+//! "Publish, then see whether the peer sleeps" and "say that I sleep, then look again" are each ONE atomic
+//! read-modify-write of the same word. All such operations on one word are totally ordered (C++20 [intro.races]
+//! modification order; an RMW reads the value just before its own in that order, [atomics.order]). So either the
+//! sleeper's CAS comes first, and the publisher's swap returns ARMED; or the swap comes first, and the CAS fails because
+//! the word is another. A missed wake-up would need both to miss. No fence takes part, which is why none is here.
+//! The loom tests `no_lost_reply_wake` and `no_lost_request_ring` check exactly this code.
+//!
+//! A peer can write anything at any time, zeros included (the region can be punched): each reader loads the word once
+//! and decides on the copy.
+
+use crate::Violation;
+use crate::body::{Body, ReplyHead, RequestHead};
+use crate::layout::{Cell, Header};
+use crate::sync::{AtomicU32, Ordering, fence};
+use callgate_points::at;
+
+const ARMED: u32 = 1;
+const CANCEL: u32 = 1 << 1;
+const PHASE_SHIFT: u32 = 2;
+const PHASE_MASK: u32 = 0b11 << PHASE_SHIFT;
+const REQUEST: u32 = 1 << PHASE_SHIFT;
+const REPLY: u32 = 2 << PHASE_SHIFT;
+const RELEASED: u32 = 3 << PHASE_SHIFT;
+const TURN_SHIFT: u32 = 4;
+
+/// The number of a call on its connection: 28 bits, wrapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn(u32);
+
+impl Turn {
+    /// The turn before the first call, which is what a fresh `taken` word holds.
+    pub const START: Self = Self(0);
+
+    /// The turn after this one.
+    #[must_use]
+    #[inline]
+    pub fn next(self) -> Self {
+        Self((self.0 + 1) & (u32::MAX >> TURN_SHIFT))
+    }
+
+    /// Whether this call comes after `other` in the order of calls; right while they are less than 2^27 apart.
+    #[must_use]
+    pub fn is_after(self, other: Self) -> bool {
+        let distance = self.0.wrapping_sub(other.0) << TURN_SHIFT;
+        distance != 0 && distance < 1 << 31
+    }
+
+    #[inline]
+    fn bits(self) -> u32 {
+        self.0 << TURN_SHIFT
+    }
+}
+
+/// A deadline in ticks of 2^16 ns (65.536 us), rounded up; 0 stands for none.
+///
+/// The clock is the machine's monotonic clock, the same in all its processes. Ticks wrap after 78 hours, so a deadline
+/// further off than 39 hours is sent as none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deadline(u32);
+
+const TICK_SHIFT: u32 = 16;
+const HORIZON_TICKS: u64 = 1 << 31;
+
+impl Deadline {
+    /// No deadline.
+    pub const NONE: Self = Self(0);
+
+    /// Encodes an instant, given as nanoseconds of the monotonic clock, seen from `now_ns`.
+    #[must_use]
+    pub fn encode(deadline_ns: u64, now_ns: u64) -> Self {
+        let tick = (deadline_ns >> TICK_SHIFT) + 1;
+        if tick.saturating_sub(now_ns >> TICK_SHIFT) >= HORIZON_TICKS {
+            return Self::NONE;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "ticks wrap by design")]
+        Self((tick as u32).max(1))
+    }
+
+    /// The instant in nanoseconds of the monotonic clock; `None` when there is no deadline.
+    #[must_use]
+    pub fn decode(self, now_ns: u64) -> Option<u64> {
+        if self.0 == 0 {
+            return None;
+        }
+        let now = now_ns >> TICK_SHIFT;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "ticks wrap by design")]
+        let ahead = i64::from(self.0.wrapping_sub(now as u32) as i32);
+        Some(now.saturating_add_signed(ahead) << TICK_SHIFT)
+    }
+}
+
+/// A request as the server took it: private copies only.
+#[derive(Clone, Copy)]
+pub struct TakenRequest {
+    /// The decoded head word.
+    pub head: RequestHead,
+    /// The caller's deadline.
+    pub deadline: Deadline,
+    /// The payload or its place, unchecked against any region.
+    pub body: Body,
+    /// Whether the caller had already given up.
+    pub cancelled: bool,
+}
+
+/// A reply as the client took it: private copies only.
+#[derive(Clone, Copy)]
+pub struct TakenReply {
+    /// The decoded head word.
+    pub head: ReplyHead,
+    /// Status of a reply, or code of a failure.
+    pub word: u32,
+    /// The payload or its place, unchecked against any region.
+    pub body: Body,
+}
+
+/// Client side.
+impl Cell {
+    /// Publishes a request. Returns true when the server does not poll this cell and must be rung.
+    #[inline]
+    #[must_use]
+    pub fn publish_request(
+        &self,
+        turn: Turn,
+        head: RequestHead,
+        deadline: Deadline,
+        body: Body,
+    ) -> bool {
+        self.fill(deadline.0, head.encode(&body), body);
+        // EDGE request (other end: `poll_request`): Release hands over the line and the payload's memory.
+        // ARMED is read by the same operation; see the module's argument.
+        let old = at!("proto.cell.request", self.state.swap(turn.bits() | REQUEST, Ordering::Release));
+        old & ARMED != 0
+    }
+
+    /// Looks for the reply to `turn`; `None` while there is none.
+    ///
+    /// # Errors
+    /// [`Violation`] when the word is neither this call's request nor its reply, or the reply makes no sense.
+    #[inline]
+    pub fn poll_reply(&self, turn: Turn) -> Result<Option<TakenReply>, Violation> {
+        // EDGE reply (other end: `publish_reply`): Acquire takes over the line and the payload's memory.
+        let state = self.state.load(Ordering::Acquire);
+        if state & !(ARMED | CANCEL) == turn.bits() | REQUEST {
+            return Ok(None);
+        }
+        if state != turn.bits() | REPLY {
+            return Err(Violation::new("cell.state", state.into(), (turn.bits() | REPLY).into()));
+        }
+        let (head, words) = self.read_body();
+        Ok(Some(TakenReply {
+            head: ReplyHead::decode(head)?,
+            word: self.word.load(Ordering::Relaxed),
+            body: Body::from_words(head, words)?,
+        }))
+    }
+
+    /// Says that the client is about to sleep for the reply to `turn`.
+    ///
+    /// Returns the word's value to sleep on, or `None` when the word has changed meanwhile: look again.
+    pub fn arm_reply(&self, turn: Turn) -> Option<u32> {
+        let mut seen = self.state.load(Ordering::Relaxed);
+        while seen & !(ARMED | CANCEL) == turn.bits() | REQUEST {
+            let armed = seen | ARMED;
+            if seen == armed {
+                return Some(armed);
+            }
+            // Relaxed: nothing is handed over by going to sleep; the order with `publish_reply` is the word's own.
+            match at!(
+                "proto.cell.arm_reply",
+                self.state.compare_exchange(seen, armed, Ordering::Relaxed, Ordering::Relaxed)
+            ) {
+                Ok(_) => return Some(armed),
+                Err(now) => seen = now,
+            }
+        }
+        None
+    }
+
+    /// Gives the call up. The cell and its memory stay taken until its reply is there and was discarded.
+    pub fn cancel(&self, turn: Turn) {
+        let mut seen = self.state.load(Ordering::Relaxed);
+        while seen & !(ARMED | CANCEL) == turn.bits() | REQUEST && seen & CANCEL == 0 {
+            // Relaxed: the flag carries no data. A CAS, so that a reply that is there already is not spoilt.
+            match at!(
+                "proto.cell.cancel",
+                self.state.compare_exchange(
+                    seen,
+                    seen | CANCEL,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed
+                )
+            ) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Gives the memory of the reply to `turn` back to the server.
+    #[inline]
+    pub fn release(&self, turn: Turn) {
+        // EDGE release (other end: `is_released`): Release orders our reads of the reply before its reuse.
+        at!("proto.cell.release", self.state.store(turn.bits() | RELEASED, Ordering::Release));
+    }
+}
+
+/// Server side.
+impl Cell {
+    /// Takes the request of `turn`; `None` while it is not there.
+    ///
+    /// # Errors
+    /// [`Violation`] when a request stands there under another turn, or makes no sense.
+    #[inline]
+    pub fn poll_request(&self, turn: Turn) -> Result<Option<TakenRequest>, Violation> {
+        // EDGE request (other end: `publish_request`): Acquire takes over the line and the payload's memory.
+        let state = self.state.load(Ordering::Acquire);
+        if state & PHASE_MASK != REQUEST {
+            return Ok(None);
+        }
+        if state & !(ARMED | CANCEL) != turn.bits() | REQUEST {
+            return Err(Violation::new("cell.state", state.into(), (turn.bits() | REQUEST).into()));
+        }
+        let (head, words) = self.read_body();
+        Ok(Some(TakenRequest {
+            head: RequestHead::decode(head)?,
+            deadline: Deadline(self.word.load(Ordering::Relaxed)),
+            body: Body::from_words(head, words)?,
+            cancelled: state & CANCEL != 0,
+        }))
+    }
+
+    /// Says that the server stops polling this cell. False when a request is there: take it first.
+    #[must_use]
+    pub fn arm_request(&self) -> bool {
+        let mut seen = self.state.load(Ordering::Relaxed);
+        while seen & PHASE_MASK != REQUEST {
+            if seen & ARMED != 0 {
+                return true;
+            }
+            // Relaxed: nothing is handed over by going to sleep; the order with `publish_request` is the word's own.
+            match at!(
+                "proto.cell.arm_request",
+                self.state.compare_exchange(
+                    seen,
+                    seen | ARMED,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed
+                )
+            ) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+        false
+    }
+
+    /// Whether the caller of `turn` gave up.
+    #[must_use]
+    pub fn is_cancelled(&self, turn: Turn) -> bool {
+        // Relaxed: a hint, it carries no data.
+        let state = self.state.load(Ordering::Relaxed);
+        state & !ARMED != turn.bits() | REQUEST
+    }
+
+    /// Publishes a reply. Returns true when the caller sleeps on the state word and must be woken.
+    #[inline]
+    #[must_use]
+    pub fn publish_reply(&self, turn: Turn, head: ReplyHead, word: u32, body: Body) -> bool {
+        self.fill(word, head.encode(&body), body);
+        // EDGE reply (other end: `poll_reply`): Release hands over the line, the reply's memory and the request's.
+        let old = at!("proto.cell.reply", self.state.swap(turn.bits() | REPLY, Ordering::Release));
+        old & ARMED != 0
+    }
+
+    /// Whether the client has given back the memory of the reply to `turn`.
+    #[must_use]
+    pub fn is_released(&self, turn: Turn) -> bool {
+        // EDGE release (other end: `release`): Acquire orders the client's reads before our reuse.
+        self.state.load(Ordering::Acquire) & !ARMED == turn.bits() | RELEASED
+    }
+}
+
+/// Both sides.
+impl Cell {
+    /// The word that the client sleeps on.
+    #[must_use]
+    pub fn futex(&self) -> &AtomicU32 {
+        &self.state
+    }
+
+    /// Relaxed everywhere: the swap of the state word that follows publishes all of it.
+    #[inline]
+    fn fill(&self, word: u32, head: u64, body: Body) {
+        at!("proto.cell.fill", {
+            self.word.store(word, Ordering::Relaxed);
+            self.head.store(head, Ordering::Relaxed);
+            let (words, count) = body.to_words();
+            for (slot, value) in self.body.iter().zip(words).take(count) {
+                slot.store(value, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Copies head and announced body words into private memory, each word loaded once.
+    #[inline]
+    fn read_body(&self) -> (u64, [u64; 6]) {
+        let head = self.head.load(Ordering::Relaxed);
+        let mut words = [0; 6];
+        let count = Body::words_announced(head);
+        for (slot, value) in words.iter_mut().zip(&self.body).take(count) {
+            *slot = value.load(Ordering::Relaxed);
+        }
+        (head, words)
+    }
+}
+
+impl Header {
+    /// Publishes that the handling of `turn` begins; all earlier turns were taken before it.
+    #[inline]
+    pub fn take(&self, turn: Turn) {
+        at!("proto.header.taken", self.taken.store(turn.0, Ordering::Relaxed));
+        // EDGE taken (other end: the kernel's word that this process is dead, then `last_taken`). The fence keeps the
+        // store ahead of the handler's own stores; a dead process's stores are all visible once its death is.
+        fence(Ordering::Release);
+    }
+
+    /// The last turn whose handling began. Final only once the server's death or its closing is known.
+    #[must_use]
+    pub fn last_taken(&self) -> Turn {
+        // Relaxed: EDGE taken goes through the kernel.
+        Turn(self.taken.load(Ordering::Relaxed) & (u32::MAX >> TURN_SHIFT))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::body::{Inline, Think};
+    use proptest::prelude::*;
+
+    fn head() -> RequestHead {
+        RequestHead { method: 9, next: 1, think: Think::UNKNOWN }
+    }
+
+    fn body(bytes: &[u8]) -> Body {
+        Body::Inline(Inline::new(bytes).expect("short"))
+    }
+
+    #[test]
+    fn a_call_goes_there_and_back() {
+        let (cell, turn) = (Cell::default(), Turn::START.next());
+        assert!(cell.poll_request(turn).expect("blank").is_none());
+        assert!(!cell.publish_request(turn, head(), Deadline::NONE, body(b"ping")));
+        let request = cell.poll_request(turn).expect("valid").expect("there");
+        assert_eq!((request.head, request.cancelled), (head(), false));
+        assert!(cell.poll_reply(turn).expect("still a request").is_none());
+        assert!(!cell.publish_reply(turn, ReplyHead::default(), 5, body(b"pong!")));
+        let reply = cell.poll_reply(turn).expect("valid").expect("there");
+        assert_eq!(reply.word, 5);
+        let Body::Inline(inline) = reply.body else { panic!("inline") };
+        assert_eq!(inline.bytes(), b"pong!");
+        cell.release(turn);
+        assert!(cell.is_released(turn));
+        assert!(!cell.is_released(turn.next()));
+    }
+
+    #[test]
+    fn arming_makes_the_other_side_ring() {
+        let (cell, turn) = (Cell::default(), Turn::START.next());
+        assert!(cell.arm_request());
+        assert!(cell.arm_request(), "arming twice is harmless");
+        assert!(cell.publish_request(turn, head(), Deadline::NONE, body(b"")), "must ring");
+        assert!(!cell.arm_request(), "a request is there");
+        assert!(cell.arm_reply(turn).is_some());
+        assert!(cell.publish_reply(turn, ReplyHead::default(), 0, body(b"")), "must wake");
+        assert!(cell.arm_reply(turn).is_none(), "the reply is there");
+    }
+
+    #[test]
+    fn cancelling_is_seen_and_does_not_spoil_a_reply() {
+        let (cell, turn) = (Cell::default(), Turn::START.next());
+        assert!(!cell.publish_request(turn, head(), Deadline::NONE, body(b"")));
+        assert!(!cell.is_cancelled(turn));
+        cell.cancel(turn);
+        assert!(cell.is_cancelled(turn));
+        assert!(cell.poll_request(turn).expect("valid").expect("there").cancelled);
+        assert!(!cell.publish_reply(turn, ReplyHead::default(), 0, body(b"")));
+        cell.cancel(turn);
+        assert!(cell.poll_reply(turn).expect("unspoilt").is_some());
+    }
+
+    #[test]
+    fn a_late_reply_is_no_other_calls() {
+        let (cell, turn) = (Cell::default(), Turn::START.next());
+        assert!(!cell.publish_request(turn, head(), Deadline::NONE, body(b"")));
+        assert!(!cell.publish_reply(turn, ReplyHead::default(), 0, body(b"")));
+        assert_eq!(cell.poll_reply(turn.next()).err().map(|v| v.field), Some("cell.state"));
+    }
+
+    #[test]
+    fn turns_wrap() {
+        let last = Turn(u32::MAX >> TURN_SHIFT);
+        assert_eq!(last.next(), Turn(0));
+        assert!(last.next().is_after(last));
+        assert!(!last.is_after(last.next()));
+        assert!(!last.is_after(last));
+    }
+
+    #[test]
+    fn taken_is_read_back() {
+        let header = Header::default();
+        assert_eq!(header.last_taken(), Turn::START);
+        header.take(Turn::START.next());
+        assert_eq!(header.last_taken(), Turn::START.next());
+    }
+
+    proptest! {
+        #[test]
+        fn deadlines_round_up_by_less_than_two_ticks(now in 0u64..1 << 60, ahead in 0u64..1 << 46) {
+            let back = Deadline::encode(now + ahead, now).decode(now).expect("within the horizon");
+            prop_assert!(back + (1 << 16) > now + ahead, "never early by more than the tick");
+            prop_assert!(back <= now + ahead + (2 << 16));
+        }
+
+        #[test]
+        fn far_deadlines_are_none(now in 0u64..1 << 60) {
+            prop_assert_eq!(Deadline::encode(now + (1 << 48), now), Deadline::NONE);
+        }
+
+        /// Whatever the peer wrote, each decoder ends with a value or a violation.
+        #[test]
+        fn scribbled_cells_never_panic(state: u32, word: u32, head: u64, body: [u64; 6], turn in 0u32..1 << 28) {
+            let cell = Cell::default();
+            cell.state.store(state, Ordering::Relaxed);
+            cell.word.store(word, Ordering::Relaxed);
+            cell.head.store(head, Ordering::Relaxed);
+            for (slot, value) in cell.body.iter().zip(body) {
+                slot.store(value, Ordering::Relaxed);
+            }
+            let _ = cell.poll_request(Turn(turn));
+            let _ = cell.poll_reply(Turn(turn));
+            let _ = cell.arm_reply(Turn(turn));
+            cell.cancel(Turn(turn));
+            let _ = cell.arm_request();
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! loom explores every interleaving, and every reading that the memory model allows, of the protocol's own code.
+//!
+//! Run with `RUSTFLAGS="--cfg loom" cargo test --release -p callgate-proto --lib loom_tests`.
+
+use crate::body::{Body, Inline, ReplyHead, Think};
+use crate::cell::{Deadline, Turn};
+use crate::chain::{Deferred, Intake, Submitter, publish};
+use crate::layout::{Cell, Header};
+use crate::life::Life;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use loom::thread;
+
+fn body(byte: u8) -> Body {
+    Body::Inline(Inline::new(&[byte; 16]).expect("short"))
+}
+
+fn bytes(body: Body) -> Vec<u8> {
+    let Body::Inline(inline) = body else { panic!("inline") };
+    inline.bytes().to_vec()
+}
+
+fn cells(n: usize) -> Arc<Vec<Cell>> {
+    Arc::new((0..n).map(|_| Cell::default()).collect())
+}
+
+fn send(submitter: &mut Submitter, cells: &[Cell], byte: u8) -> (crate::chain::Ticket, bool) {
+    let ticket = submitter.draw().expect("a free cell");
+    let ring = publish(cells, ticket, 7, Think::UNKNOWN, Deadline::NONE, body(byte));
+    (ticket, ring)
+}
+
+/// A doorbell or a futex: tokens are never lost; sleeping without one, for good, is the bug that is looked for.
+#[derive(Default)]
+struct Bell(AtomicBool);
+
+/// EDGE request and EDGE reply: whoever sees the state word sees all words of the line.
+#[test]
+fn lines_arrive_whole() {
+    loom::model(|| {
+        let cells = cells(3);
+        let server = {
+            let cells = cells.clone();
+            thread::spawn(move || {
+                let (mut intake, deferred) = (Intake::new(3), Deferred::default());
+                loop {
+                    if let Some(call) = intake.take(&cells, &deferred).expect("honest") {
+                        assert_eq!(bytes(call.request.body), [1; 16]);
+                        assert_eq!(call.request.head.method, 7);
+                        let cell = &cells[usize::from(call.cell)];
+                        let _ = cell.publish_reply(call.turn, ReplyHead::default(), 9, body(2));
+                        return;
+                    }
+                    thread::yield_now();
+                }
+            })
+        };
+        let (ticket, _) = send(&mut Submitter::new(3), &cells, 1);
+        loop {
+            if let Some(reply) = cells[usize::from(ticket.cell)].poll_reply(ticket.turn).expect("honest") {
+                assert_eq!((bytes(reply.body), reply.word), (vec![2; 16], 9));
+                break;
+            }
+            thread::yield_now();
+        }
+        server.join().expect("server");
+    });
+}
+
+/// A caller that went to sleep is woken: the reply's swap saw ARMED, or arming saw the reply.
+#[test]
+fn no_lost_reply_wake() {
+    loom::model(|| {
+        let cells = cells(3);
+        let woken = Arc::new(Bell::default());
+        let (ticket, _) = send(&mut Submitter::new(3), &cells, 1);
+        let server = {
+            let (cells, woken) = (cells.clone(), woken.clone());
+            thread::spawn(move || {
+                let cell = &cells[usize::from(ticket.cell)];
+                if cell.publish_reply(ticket.turn, ReplyHead::default(), 0, body(2)) {
+                    woken.0.store(true, Relaxed);
+                }
+            })
+        };
+        let cell = &cells[usize::from(ticket.cell)];
+        let slept = cell.arm_reply(ticket.turn).is_some();
+        server.join().expect("server");
+        assert!(!slept || woken.0.load(Relaxed), "asleep, and nobody rings");
+        assert!(cell.poll_reply(ticket.turn).expect("honest").is_some());
+    });
+}
+
+/// A server that stopped polling is rung: the request's swap saw ARMED, or arming saw the request.
+#[test]
+fn no_lost_request_ring() {
+    loom::model(|| {
+        let cells = cells(3);
+        let rung = Arc::new(Bell::default());
+        let client = {
+            let (cells, rung) = (cells.clone(), rung.clone());
+            thread::spawn(move || {
+                if send(&mut Submitter::new(3), &cells, 1).1 {
+                    rung.0.store(true, Relaxed);
+                }
+            })
+        };
+        let mut intake = Intake::new(3);
+        let sleeps = intake.arm(&cells);
+        client.join().expect("client");
+        assert!(!sleeps || rung.0.load(Relaxed), "asleep, and nobody rings");
+        let taken = intake.take(&cells, &Deferred::default()).expect("honest");
+        assert!(taken.is_some());
+    });
+}
+
+/// Cancelling races with the reply: the reply is never spoilt, and the sleeping flag survives.
+#[test]
+fn cancelling_never_spoils_a_reply() {
+    loom::model(|| {
+        let cells = cells(3);
+        let (ticket, _) = send(&mut Submitter::new(3), &cells, 1);
+        let server = {
+            let cells = cells.clone();
+            thread::spawn(move || {
+                let cell = &cells[usize::from(ticket.cell)];
+                let _ = cell.is_cancelled(ticket.turn);
+                let _ = cell.publish_reply(ticket.turn, ReplyHead::default(), 3, body(2));
+            })
+        };
+        let cell = &cells[usize::from(ticket.cell)];
+        cell.cancel(ticket.turn);
+        server.join().expect("server");
+        let reply = cell.poll_reply(ticket.turn).expect("honest").expect("there");
+        assert_eq!((reply.word, bytes(reply.body)), (3, vec![2; 16]));
+    });
+}
+
+/// Two calls over a chain of three cells, the server arming in between: in order, each once, none lost.
+#[test]
+fn a_chain_with_arming_loses_nothing() {
+    loom::model(|| {
+        let cells = cells(3);
+        let rung = Arc::new(AtomicU64::new(0));
+        let client = {
+            let (cells, rung) = (cells.clone(), rung.clone());
+            thread::spawn(move || {
+                let mut submitter = Submitter::new(3);
+                for byte in [1, 2] {
+                    if send(&mut submitter, &cells, byte).1 {
+                        rung.fetch_add(1, Relaxed);
+                    }
+                }
+            })
+        };
+        let (mut intake, deferred) = (Intake::new(3), Deferred::default());
+        let mut got = Vec::new();
+        let mut armed = 0;
+        for _ in 0..2 {
+            match intake.take(&cells, &deferred).expect("honest") {
+                Some(call) => {
+                    deferred.insert(call.cell);
+                    got.push(bytes(call.request.body)[0]);
+                }
+                None if intake.arm(&cells) => {
+                    armed = 1;
+                    break;
+                }
+                None => {}
+            }
+        }
+        client.join().expect("client");
+        while let Some(call) = intake.take(&cells, &deferred).expect("honest") {
+            deferred.insert(call.cell);
+            got.push(bytes(call.request.body)[0]);
+        }
+        assert_eq!(got, [1, 2]);
+        assert!(armed == 0 || rung.load(Relaxed) == 1, "armed once, rung once");
+    });
+}
+
+/// EDGE release: the client's reads of a reply come before the server's reuse of its memory.
+#[test]
+fn released_memory_was_read() {
+    loom::model(|| {
+        let cells = cells(3);
+        let payload = Arc::new(loom::cell::UnsafeCell::new(1u32));
+        let (ticket, _) = send(&mut Submitter::new(3), &cells, 1);
+        let cell = &cells[usize::from(ticket.cell)];
+        let _ = cell.publish_reply(ticket.turn, ReplyHead::default(), 0, body(2));
+        let client = {
+            let (cells, payload) = (cells.clone(), payload.clone());
+            thread::spawn(move || {
+                let cell = &cells[usize::from(ticket.cell)];
+                assert!(cell.poll_reply(ticket.turn).expect("honest").is_some());
+                payload.with(|value| std::hint::black_box(value));
+                cell.release(ticket.turn);
+            })
+        };
+        if cell.is_released(ticket.turn) {
+            payload.with_mut(|value| std::hint::black_box(value));
+        }
+        client.join().expect("client");
+    });
+}
+
+/// A connection's end reaches every sleeper: it refuses to sleep, or the one who ends it sees it asleep.
+#[test]
+fn the_end_finds_every_sleeper() {
+    loom::model(|| {
+        let life = Arc::new(Life::default());
+        let sleeper = {
+            let life = life.clone();
+            thread::spawn(move || life.may_sleep())
+        };
+        life.end();
+        let will_wake = life.has_sleepers();
+        let sleeps = sleeper.join().expect("sleeper");
+        assert!(!sleeps || will_wake, "asleep, and the end passes by");
+        assert!(life.has_ended());
+        life.awake();
+        assert!(!life.has_sleepers());
+    });
+}
+
+/// EDGE taken: what a handler did is visible only with the word that says that it began.
+#[test]
+fn a_handlers_traces_imply_that_it_was_taken() {
+    loom::model(|| {
+        let header = Arc::new(Header::default());
+        let effect = Arc::new(AtomicBool::new(false));
+        let server = {
+            let (header, effect) = (header.clone(), effect.clone());
+            thread::spawn(move || {
+                header.take(Turn::START.next());
+                effect.store(true, Relaxed);
+            })
+        };
+        if effect.load(Relaxed) {
+            loom::sync::atomic::fence(loom::sync::atomic::Ordering::Acquire);
+            assert_eq!(header.last_taken(), Turn::START.next());
+        }
+        server.join().expect("server");
+    });
+}

@@ -1,0 +1,281 @@
+//! The decisions of waiting: whether to spin, to yield or to sleep. Decisions only; the loops are elsewhere.
+//!
+//! Who spins while the peer must first be woken holds the CPU on which the peer could run, and pays a wake-up of a
+//! halted one instead. So nobody spins blindly:
+//!
+//! * A caller that had to ring found the server asleep: it sleeps at once (COLD).
+//! * A caller that found the server polling spins, for as long as answers have been taking, but never longer than a
+//!   wake-up costs (HOT). Where answers take longer than that it sleeps (LONG), and tries again now and then.
+//! * Where more connections are active than there are CPUs, or the server was last seen on the caller's own CPU, it
+//!   yields instead of spinning (CROWD). A yield that took long means that strangers want the CPU: then yielding is
+//!   banned for a while that grows each time.
+//! * The server polls after an answer while that pays: told by its clients how long they think between calls, and taught
+//!   by polls that found nothing.
+
+use crate::body::{ReplyHead, Think};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// What the user wants of waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Spin long before sleeping. For pairs that have CPUs to themselves.
+    LowestLatency,
+    /// Learn when spinning pays.
+    #[default]
+    Balanced,
+    /// Sleep whenever there is nothing to do.
+    LowestCpu,
+}
+
+/// What a wake-up of a sleeping peer costs, in nanoseconds; spinning longer than this to avoid one is a loss.
+pub const WAKE_NS: u64 = 50_000;
+
+/// How long [`Policy::LowestLatency`] spins, in nanoseconds.
+pub const LATENCY_SPIN_NS: u64 = 2_000_000;
+
+/// A yield longer than this in nanoseconds met a stranger.
+pub const YIELD_SLOW_NS: u64 = 200_000;
+
+const BAN_FIRST_NS: u64 = 10_000_000;
+const BAN_MAX_NS: u64 = 10_000_000_000;
+const LONG_PROBE_EVERY: u32 = 16;
+
+/// What a caller does next, after a first microsecond of looking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Sleep now.
+    Sleep,
+    /// Look on for at most this many nanoseconds, then sleep.
+    Spin(u64),
+    /// Yield between looks for at most this many nanoseconds, then sleep.
+    Yield(u64),
+}
+
+/// What the callers of one connection have learned. Shared by the threads of one process; all accesses are Relaxed,
+/// since these are estimates.
+#[derive(Default)]
+pub struct CallerPace {
+    answer_ns: AtomicU32,
+    long_calls: AtomicU32,
+    hints: AtomicU64,
+    ban_until_ns: AtomicU64,
+    ban_ns: AtomicU64,
+}
+
+/// What a caller sees around itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    /// The monotonic clock, in nanoseconds.
+    pub now_ns: u64,
+    /// The CPU that the caller runs on.
+    pub cpu: u32,
+    /// CPUs that this process may use.
+    pub cpus: u32,
+    /// Whether yielding is out of the question (real-time scheduling).
+    pub never_yield: bool,
+}
+
+impl CallerPace {
+    /// Whether a caller looks at all before it sleeps. `rang`: it found the server asleep.
+    #[inline]
+    #[must_use]
+    pub fn looks_first(&self, policy: Policy, rang: bool) -> bool {
+        match policy {
+            Policy::LowestLatency => true,
+            Policy::Balanced => !rang,
+            Policy::LowestCpu => false,
+        }
+    }
+
+    /// Decides how to go on when the first looks found nothing.
+    #[must_use]
+    pub fn plan(&self, policy: Policy, around: Surroundings) -> Plan {
+        match policy {
+            Policy::LowestLatency if around.cpus > 1 => return Plan::Spin(LATENCY_SPIN_NS),
+            Policy::LowestCpu => return Plan::Sleep,
+            _ => {}
+        }
+        let hints = self.hints.load(Ordering::Relaxed);
+        let (active, cpu) = ((hints & 0xffff) as u32, (hints >> 32) as u32);
+        if active > around.cpus || around.cpus == 1 || cpu == around.cpu.wrapping_add(1) {
+            let banned = around.now_ns < self.ban_until_ns.load(Ordering::Relaxed);
+            return if banned || around.never_yield { Plan::Sleep } else { Plan::Yield(WAKE_NS * 4) };
+        }
+        let answer_ns = u64::from(self.answer_ns.load(Ordering::Relaxed));
+        if answer_ns > WAKE_NS {
+            let calls = self.long_calls.fetch_add(1, Ordering::Relaxed);
+            return if calls % LONG_PROBE_EVERY == LONG_PROBE_EVERY - 1 {
+                Plan::Spin(WAKE_NS)
+            } else {
+                Plan::Sleep
+            };
+        }
+        Plan::Spin((2 * answer_ns + 5_000).min(WAKE_NS))
+    }
+
+    /// Learns from an answer that came while the caller was looking, or from how long a failed look and a sleep took.
+    pub fn answered(&self, took_ns: u64) {
+        let old = u64::from(self.answer_ns.load(Ordering::Relaxed));
+        let took = took_ns.min(u64::from(u32::MAX) / 2);
+        #[expect(clippy::cast_possible_truncation, reason = "both parts are below u32::MAX / 2")]
+        self.answer_ns.store(((old * 3 + took) / 4) as u32, Ordering::Relaxed);
+    }
+
+    /// Notes what the server said of itself; stores only what changed.
+    #[inline]
+    pub fn note(&self, head: &ReplyHead) {
+        let hints =
+            u64::from(head.active) | (head.cpu.map_or(0, |cpu| u64::from(cpu) + 1) << 32);
+        if self.hints.load(Ordering::Relaxed) != hints {
+            self.hints.store(hints, Ordering::Relaxed);
+        }
+    }
+
+    /// Learns how long a yield took.
+    pub fn yielded(&self, took_ns: u64, now_ns: u64) {
+        let ban = self.ban_ns.load(Ordering::Relaxed);
+        if took_ns > YIELD_SLOW_NS {
+            let ban = (ban * 2).clamp(BAN_FIRST_NS, BAN_MAX_NS);
+            self.ban_ns.store(ban, Ordering::Relaxed);
+            self.ban_until_ns.store(now_ns + ban, Ordering::Relaxed);
+        } else if ban > 0 && now_ns > self.ban_until_ns.load(Ordering::Relaxed) + 8 * ban {
+            self.ban_ns.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a server's worker does when it has nothing to do. Owned by one thread.
+#[derive(Debug, Default)]
+pub struct WorkerPace {
+    dry_in_a_row: u32,
+    skip: u32,
+    skip_next: u32,
+    think: Think,
+}
+
+impl WorkerPace {
+    /// How long to poll before sleeping, in nanoseconds; 0: sleep at once.
+    pub fn budget_ns(&mut self, policy: Policy) -> u64 {
+        match policy {
+            Policy::LowestLatency => return LATENCY_SPIN_NS,
+            Policy::LowestCpu => return 0,
+            Policy::Balanced => {}
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return 0;
+        }
+        match self.think.ns_max() {
+            Some(think) if think > WAKE_NS => 0,
+            _ => WAKE_NS * 2,
+        }
+    }
+
+    /// Learns that a request came, with what its client said of its thinking.
+    #[inline]
+    pub fn served(&mut self, think: Think) {
+        self.think = think;
+    }
+
+    /// Learns that polling within the budget found a request.
+    pub fn paid(&mut self) {
+        self.dry_in_a_row = 0;
+        self.skip_next = 0;
+    }
+
+    /// Learns that the budget ran out: two in a row, and polling is skipped for a while that grows.
+    pub fn dry(&mut self) {
+        self.dry_in_a_row += 1;
+        if self.dry_in_a_row >= 2 {
+            self.skip_next = (self.skip_next * 2).clamp(8, 1024);
+            self.skip = self.skip_next;
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const AROUND: Surroundings =
+        Surroundings { now_ns: 1_000_000, cpu: 0, cpus: 2, never_yield: false };
+
+    fn seen(active: u16, cpu: u32) -> CallerPace {
+        let pace = CallerPace::default();
+        pace.note(&ReplyHead { failure: false, active, cpu: Some(cpu) });
+        pace
+    }
+
+    #[test]
+    fn who_rang_sleeps_at_once() {
+        let pace = CallerPace::default();
+        assert!(!pace.looks_first(Policy::Balanced, true));
+        assert!(pace.looks_first(Policy::Balanced, false));
+        assert!(pace.looks_first(Policy::LowestLatency, true));
+        assert!(!pace.looks_first(Policy::LowestCpu, false));
+    }
+
+    #[test]
+    fn quick_answers_are_spun_for_and_slow_ones_slept_for() {
+        let pace = seen(1, 1);
+        pace.answered(2_000);
+        assert!(matches!(pace.plan(Policy::Balanced, AROUND), Plan::Spin(ns) if ns < 10_000));
+        for _ in 0..50 {
+            pace.answered(1_000_000);
+        }
+        let plans: Vec<_> = (0..32).map(|_| pace.plan(Policy::Balanced, AROUND)).collect();
+        assert_eq!(plans.iter().filter(|plan| **plan == Plan::Sleep).count(), 30, "two probes");
+        for _ in 0..50 {
+            pace.answered(1_000);
+        }
+        assert!(matches!(pace.plan(Policy::Balanced, AROUND), Plan::Spin(_)));
+    }
+
+    #[test]
+    fn crowds_and_shared_cpus_yield() {
+        assert!(matches!(seen(5, 1).plan(Policy::Balanced, AROUND), Plan::Yield(_)));
+        assert!(matches!(seen(1, 0).plan(Policy::Balanced, AROUND), Plan::Yield(_)));
+        let realtime = Surroundings { never_yield: true, ..AROUND };
+        assert_eq!(seen(5, 1).plan(Policy::Balanced, realtime), Plan::Sleep);
+    }
+
+    #[test]
+    fn slow_yields_are_banned_for_a_growing_while() {
+        let pace = seen(5, 1);
+        pace.yielded(YIELD_SLOW_NS + 1, AROUND.now_ns);
+        assert_eq!(pace.plan(Policy::Balanced, AROUND), Plan::Sleep);
+        let later = Surroundings { now_ns: AROUND.now_ns + BAN_FIRST_NS, ..AROUND };
+        assert!(matches!(pace.plan(Policy::Balanced, later), Plan::Yield(_)));
+        pace.yielded(YIELD_SLOW_NS + 1, later.now_ns);
+        let again = Surroundings { now_ns: later.now_ns + BAN_FIRST_NS, ..AROUND };
+        assert_eq!(pace.plan(Policy::Balanced, again), Plan::Sleep, "the second ban is longer");
+    }
+
+    #[test]
+    fn a_worker_stops_polling_when_it_does_not_pay() {
+        let mut pace = WorkerPace::default();
+        assert!(pace.budget_ns(Policy::Balanced) > 0);
+        pace.dry();
+        assert!(pace.budget_ns(Policy::Balanced) > 0, "one dry poll is no pattern");
+        pace.dry();
+        let skipped = (0..100).take_while(|_| pace.budget_ns(Policy::Balanced) == 0).count();
+        assert_eq!(skipped, 8);
+        pace.dry();
+        let skipped = (0..100).take_while(|_| pace.budget_ns(Policy::Balanced) == 0).count();
+        assert_eq!(skipped, 16);
+        pace.paid();
+        pace.dry();
+        assert!(pace.budget_ns(Policy::Balanced) > 0);
+    }
+
+    #[test]
+    fn a_worker_does_not_poll_for_a_client_that_thinks_long() {
+        let mut pace = WorkerPace::default();
+        pace.served(Think::from_ns(1_000_000));
+        assert_eq!(pace.budget_ns(Policy::Balanced), 0);
+        assert!(pace.budget_ns(Policy::LowestLatency) > 0);
+        pace.served(Think::from_ns(1_000));
+        assert!(pace.budget_ns(Policy::Balanced) > 0);
+        assert_eq!(pace.budget_ns(Policy::LowestCpu), 0);
+    }
+}
