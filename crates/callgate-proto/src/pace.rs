@@ -58,8 +58,14 @@ pub struct CallerPace {
     answer_ns: AtomicU32,
     long_calls: AtomicU32,
     hints: AtomicU64,
-    ban_until_ns: AtomicU64,
-    ban_ns: AtomicU64,
+    ban: YieldBan,
+}
+
+/// Keeps off yielding for a growing while after yields that were slow. Accesses are Relaxed: these are estimates.
+#[derive(Default)]
+pub struct YieldBan {
+    until_ns: AtomicU64,
+    length_ns: AtomicU64,
 }
 
 /// What a caller sees around itself.
@@ -98,8 +104,7 @@ impl CallerPace {
         let hints = self.hints.load(Ordering::Relaxed);
         let (active, cpu) = ((hints & 0xffff) as u32, (hints >> 32) as u32);
         if active > around.cpus || around.cpus == 1 || cpu == around.cpu.wrapping_add(1) {
-            let banned = around.now_ns < self.ban_until_ns.load(Ordering::Relaxed);
-            return if banned || around.never_yield { Plan::Sleep } else { Plan::Yield(WAKE_NS * 4) };
+            return if around.never_yield || self.ban.holds(around.now_ns) { Plan::Sleep } else { Plan::Yield(WAKE_NS * 4) };
         }
         let answer_ns = u64::from(self.answer_ns.load(Ordering::Relaxed));
         if answer_ns > WAKE_NS {
@@ -131,15 +136,29 @@ impl CallerPace {
         }
     }
 
+    /// What these callers know of slow yields.
+    #[must_use]
+    pub fn ban(&self) -> &YieldBan {
+        &self.ban
+    }
+}
+
+impl YieldBan {
+    /// Whether yielding is banned now.
+    #[must_use]
+    pub fn holds(&self, now_ns: u64) -> bool {
+        now_ns < self.until_ns.load(Ordering::Relaxed)
+    }
+
     /// Learns how long a yield took.
     pub fn yielded(&self, took_ns: u64, now_ns: u64) {
-        let ban = self.ban_ns.load(Ordering::Relaxed);
+        let length = self.length_ns.load(Ordering::Relaxed);
         if took_ns > YIELD_SLOW_NS {
-            let ban = (ban * 2).clamp(BAN_FIRST_NS, BAN_MAX_NS);
-            self.ban_ns.store(ban, Ordering::Relaxed);
-            self.ban_until_ns.store(now_ns + ban, Ordering::Relaxed);
-        } else if ban > 0 && now_ns > self.ban_until_ns.load(Ordering::Relaxed) + 8 * ban {
-            self.ban_ns.store(0, Ordering::Relaxed);
+            let length = (length * 2).clamp(BAN_FIRST_NS, BAN_MAX_NS);
+            self.length_ns.store(length, Ordering::Relaxed);
+            self.until_ns.store(now_ns + length, Ordering::Relaxed);
+        } else if length > 0 && now_ns > self.until_ns.load(Ordering::Relaxed) + 8 * length {
+            self.length_ns.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -242,11 +261,11 @@ mod tests {
     #[test]
     fn slow_yields_are_banned_for_a_growing_while() {
         let pace = seen(5, 1);
-        pace.yielded(YIELD_SLOW_NS + 1, AROUND.now_ns);
+        pace.ban().yielded(YIELD_SLOW_NS + 1, AROUND.now_ns);
         assert_eq!(pace.plan(Policy::Balanced, AROUND), Plan::Sleep);
         let later = Surroundings { now_ns: AROUND.now_ns + BAN_FIRST_NS, ..AROUND };
         assert!(matches!(pace.plan(Policy::Balanced, later), Plan::Yield(_)));
-        pace.yielded(YIELD_SLOW_NS + 1, later.now_ns);
+        pace.ban().yielded(YIELD_SLOW_NS + 1, later.now_ns);
         let again = Surroundings { now_ns: later.now_ns + BAN_FIRST_NS, ..AROUND };
         assert_eq!(pace.plan(Policy::Balanced, again), Plan::Sleep, "the second ban is longer");
     }

@@ -1,0 +1,98 @@
+//! The client's end: reaching a server by its path.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use callgate_points::at;
+use rustix::fs::{AtFlags, FileType, statat};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, socket_with,
+};
+
+use super::address::Folder;
+use crate::clock;
+use crate::endpoint::{ConnectError, NAME_LEN_MAX};
+use crate::process::TrackedFd;
+use crate::socket::Socket;
+
+/// How long a connection without a deadline waits for a server whose queue is full.
+const QUEUE_WAIT: Duration = Duration::from_secs(5);
+
+/// Connects to the server that listens at `socket_path`.
+///
+/// Blocks only while that server's queue of connections is full, until `deadline_ns` (nanoseconds
+/// of [`clock::now_ns`]), or 5 seconds without one. That the server has accepted, or who it is,
+/// isn't known yet.
+///
+/// # Errors
+///
+/// [`ConnectError`]; nothing is left open.
+pub fn connect(socket_path: &Path, deadline_ns: Option<u64>) -> Result<Socket, ConnectError> {
+    let path = || socket_path.to_owned();
+    let len = socket_path
+        .file_name()
+        .map_or(0, |name| name.as_bytes().len());
+    if len > NAME_LEN_MAX {
+        return Err(ConnectError::NameTooLong { path: path(), len });
+    }
+    let failed = |call, error| match error {
+        Errno::NOENT | Errno::NOTDIR | Errno::CONNREFUSED => {
+            ConnectError::NotRunning { path: path() }
+        }
+        Errno::ACCESS | Errno::PERM => ConnectError::Denied { path: path() },
+        Errno::AGAIN | Errno::TIMEDOUT => ConnectError::TimedOut { path: path() },
+        Errno::PROTOTYPE | Errno::NOTSOCK => ConnectError::WrongKind { path: path() },
+        error => ConnectError::Os {
+            call,
+            path: path(),
+            source: error.into(),
+        },
+    };
+    let (folder, name) = Folder::of(socket_path).map_err(|e| failed("open", e))?;
+    let address = folder.address(name).map_err(|e| failed("connect", e))?;
+    let socket = TrackedFd::open(|| {
+        at!(
+            "sys.endpoint.socket",
+            socket_with(
+                AddressFamily::UNIX,
+                SocketType::SEQPACKET,
+                SocketFlags::CLOEXEC,
+                None
+            )
+        )
+    })
+    .map_err(|e| failed("socket", e))?;
+    let deadline_ns = deadline_ns.unwrap_or_else(|| clock::deadline_ns(QUEUE_WAIT));
+    match reach(&socket, &address, deadline_ns) {
+        Ok(()) => Ok(socket.into()),
+        Err(Errno::CONNREFUSED) => {
+            // A file that isn't a socket refuses as a dead server's does.
+            match statat(&folder.fd, name, AtFlags::empty()) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
+                    Err(ConnectError::WrongKind { path: path() })
+                }
+                _ => Err(ConnectError::NotRunning { path: path() }),
+            }
+        }
+        Err(error) => Err(failed("connect", error)),
+    }
+}
+
+/// Connects, waiting at most until the deadline; afterwards the socket has no time-out any more.
+fn reach(socket: &TrackedFd, address: &SocketAddrUnix, deadline_ns: u64) -> Result<(), Errno> {
+    loop {
+        // Zero would mean no limit at all. The kernel's own clock ticks are coarser than this, and
+        // it can't take u64::MAX.
+        let left_ns = deadline_ns
+            .saturating_sub(clock::now_ns())
+            .clamp(1_000, u64::MAX / 1_000);
+        set_socket_timeout(socket, Timeout::Send, Some(Duration::from_nanos(left_ns)))?;
+        match at!("sys.endpoint.connect", connect_to(socket, address)) {
+            Err(Errno::INTR) => continue,
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Sleeping on a word of memory, and waking those who sleep on it.
+//!
+//! The shared calls find a sleeper in any process that maps the same page, a read-only mapping
+//! included; the private ones only in this process, and a little faster. A wake never blocks,
+//! whatever a peer does with the memory, so it is what a server may use towards a client that it
+//! doesn't trust.
+
+#[cfg(target_os = "linux")]
+mod linux;
+
+#[cfg(target_os = "linux")]
+pub use linux::{wait, wait_private, wake, wake_private};
+
+/// Why a wait on a word returned. None of them proves that the word has changed: look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// A wake came, or a signal interrupted the sleep.
+    Woken,
+    /// The word didn't hold the expected value, so there was no sleep.
+    Changed,
+    /// The deadline passed.
+    TimedOut,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,24 @@
+//! The operating system as `callgate` needs it: shared memory, doorbells, endpoints, peers and
+//! their death.
+//!
+//! One folder holds one operation: `mod.rs` states the contract and the types that every system
+//! shares, `linux.rs` does the work. Everything that crosses the trust boundary is checked here
+//! once, when it arrives; what comes out is a type whose possession proves the check. The crate
+//! knows nothing of what the bytes mean: no ring, no message, no handshake is known here.
+//!
+//! Linux from 5.10 on. Newer system calls are used where the kernel has them, with a checked
+//! fallback.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("callgate-sys has no backend for this target yet; Linux is supported");
+
+pub mod clock;
+pub mod endpoint;
+pub mod futex;
+pub mod poller;
+pub mod process;
+pub mod shm;
+pub mod socket;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,26 @@
+//! Waiting for many descriptors at once, in time that grows with those that are ready, not with
+//! those that are watched.
+
+#[cfg(target_os = "linux")]
+mod linux;
+
+#[cfg(target_os = "linux")]
+pub use linux::{Poller, Waker};
+
+/// The most events that one [`Poller::wait`] gives; the others come with the next.
+pub const EVENTS_MAX: usize = 256;
+
+/// A descriptor that is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What [`Poller::add`] was given.
+    pub token: u64,
+    /// Something can be read or accepted.
+    pub readable: bool,
+    /// The other end is gone, or the descriptor has failed. What was sent before may still be
+    /// readable.
+    pub closed: bool,
+}
+
+#[cfg(test)]
+mod tests;

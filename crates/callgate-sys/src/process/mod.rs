@@ -1,0 +1,24 @@
+//! This process and its peers: who they are, whether they live, what the machine gives us.
+
+#[cfg(target_os = "linux")]
+mod linux;
+
+#[cfg(target_os = "linux")]
+pub(crate) use linux::TrackedFd;
+#[cfg(target_os = "linux")]
+pub use linux::{
+    PidFd, cpus_usable, current_cpu, generation, gid, is_current, is_realtime, overflow_uid, pid,
+    raise_nofile, uid, yield_now,
+};
+
+/// Who a process is, as the kernel says. It is never taken from a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Process id in our own pid namespace; 0 when the process lives in one that we can't see into.
+    pub pid: u32,
+    /// Effective user id when the process connected or listened; [`overflow_uid`] when it has none
+    /// in our user namespace, and then it must authorise nothing.
+    pub uid: u32,
+    /// Effective group id at the same moment.
+    pub gid: u32,
+}

@@ -1,0 +1,236 @@
+//! Mappings of memfds: the writer's, the reader's, and the one that both write.
+
+use std::ffi::c_void;
+use std::io;
+use std::ptr::NonNull;
+
+use callgate_points::at;
+use rustix::fs::SealFlags;
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+
+use super::memfd::{MemFd, failed};
+use super::page_size;
+use crate::process::{TrackedFd, generation, is_current};
+use crate::shm::Rejected;
+
+/// Shared memory at a fixed address; not inherited by forked children, for whom the address means
+/// nothing.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+    generation: u32,
+}
+
+// SAFETY: a Mapping owns address space, which belongs to no thread. It gives out raw pointers only;
+// whoever dereferences one answers for what other threads and processes do there.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; no method changes anything through `&self`.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(fd: &MemFd, len: usize, protection: ProtFlags) -> Result<Mapping, Errno> {
+        let generation = generation();
+        // Without a fork between the two calls: a child would keep the memory, and memory is proven
+        // released by its absence.
+        TrackedFd::no_fork(|| {
+            // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+            let start = at!("sys.shm.mmap", unsafe {
+                mmap(
+                    std::ptr::null_mut(),
+                    len,
+                    protection,
+                    MapFlags::SHARED,
+                    fd,
+                    0,
+                )
+            })?;
+            let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
+            let mapping = Mapping {
+                start,
+                len,
+                generation,
+            };
+            mapping.advise(Advice::LinuxDontFork)?;
+            Ok(mapping)
+        })
+    }
+
+    fn advise(&self, advice: Advice) -> Result<(), Errno> {
+        // SAFETY: the range is this mapping, whole, and the advices used (no fork, populate) don't
+        // change its contents.
+        at!("sys.shm.madvise", unsafe {
+            madvise(self.start.as_ptr().cast::<c_void>(), self.len, advice)
+        })
+    }
+
+    /// Makes every page present and ours to write. For memory that nobody else has seen, since it
+    /// may write zeros.
+    fn populate(&self) -> Result<(), Errno> {
+        loop {
+            match self.advise(Advice::LinuxPopulateWrite) {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR | Errno::AGAIN) => continue,
+                // Before Linux 5.14.
+                Err(Errno::INVAL) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        for offset in (0..self.len).step_by(page_size()) {
+            // SAFETY: the offset is inside the mapping, which is writable; fallocate has reserved
+            // the page behind it.
+            unsafe { self.start.add(offset).write_volatile(0) };
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // In a forked child there is nothing at this address, or by now something else.
+        if is_current(self.generation) {
+            // SAFETY: the range is what `new` mapped, and the owner, who answered for its pointers,
+            // gives it up.
+            let _ = at!("sys.shm.munmap", unsafe {
+                munmap(self.start.as_ptr().cast(), self.len)
+            });
+        }
+    }
+}
+
+/// Payload memory that this process alone can write, for a peer to read.
+#[derive(Debug)]
+pub struct PayloadWriter(Mapping);
+
+impl PayloadWriter {
+    /// Makes `len` bytes of zeros and gives them together with the descriptor for the peer.
+    ///
+    /// Every page is present. From then on no one, this process included, can resize the memory,
+    /// punch holes in it, map it writable once more or write to the descriptor; this mapping goes
+    /// on writing. Blocks as long as the kernel zeroes the pages: about 5 us for 4 KiB, 50 us for
+    /// 256 KiB.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a length of zero or above `i64::MAX`. Else what the kernel says: no
+    /// memory, no descriptor. Nothing is left behind.
+    pub fn create(len: usize) -> io::Result<(PayloadWriter, MemFd)> {
+        let fd = MemFd::create(len)?;
+        let mapping = Mapping::new(&fd, len, ProtFlags::READ | ProtFlags::WRITE)?;
+        mapping.populate()?;
+        // Last: FUTURE_WRITE forbids the writable mapping that had to be made before.
+        fd.seal(PAYLOAD_SEALS)?;
+        Ok((PayloadWriter(mapping), fd))
+    }
+
+    /// Gives the address of the first byte; writable for [`PayloadWriter::len`] bytes while this
+    /// value lives.
+    ///
+    /// Aligned to a page. Only this process writes there, so a `&mut [u8]` over a part that no
+    /// other thread uses is sound.
+    #[inline]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.0.start.as_ptr()
+    }
+
+    /// Gives the length in bytes; never zero.
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+}
+
+/// Payload memory that a peer writes and this process reads.
+#[derive(Debug)]
+pub struct PayloadReader(Mapping);
+
+impl PayloadReader {
+    /// Checks that `fd` is sealed payload memory of exactly `len` bytes, maps it read-only, and
+    /// closes the descriptor.
+    ///
+    /// Never blocks, whatever a peer sent, as long as closing it doesn't.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`] says which check failed; nothing is mapped then, and the descriptor is closed.
+    pub fn accept(fd: MemFd, len: usize) -> Result<PayloadReader, Rejected> {
+        fd.check(len, PAYLOAD_SEALS)?;
+        Ok(PayloadReader(
+            Mapping::new(&fd, len, ProtFlags::READ).map_err(|e| failed("mmap", e))?,
+        ))
+    }
+
+    /// Gives the address of the first byte; readable for [`PayloadReader::len`] bytes while this
+    /// value lives.
+    ///
+    /// Aligned to a page. The peer may write there at any moment: no reference may be made to it.
+    #[inline]
+    pub fn as_ptr(&self) -> *const u8 {
+        self.0.start.as_ptr()
+    }
+
+    /// Gives the length in bytes; never zero.
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+}
+
+/// A small region that both sides write, as atomics only.
+///
+/// The peer can punch holes in it, so any word of it may become zero at any moment. It can't resize
+/// it.
+#[derive(Debug)]
+pub struct Control(Mapping);
+
+impl Control {
+    /// Makes `len` bytes of zeros, present and sealed against resizing, and the descriptor for the
+    /// peer.
+    ///
+    /// # Errors
+    ///
+    /// As [`PayloadWriter::create`].
+    pub fn create(len: usize) -> io::Result<(Control, MemFd)> {
+        let fd = MemFd::create(len)?;
+        let mapping = Mapping::new(&fd, len, ProtFlags::READ | ProtFlags::WRITE)?;
+        mapping.populate()?;
+        fd.seal(CONTROL_SEALS)?;
+        Ok((Control(mapping), fd))
+    }
+
+    /// Checks that `fd` is memory of exactly `len` bytes, sealed against resizing, maps it, and
+    /// closes the descriptor.
+    ///
+    /// # Errors
+    ///
+    /// As [`PayloadReader::accept`]; one that is sealed against writing fails to map with `EPERM`.
+    pub fn accept(fd: MemFd, len: usize) -> Result<Control, Rejected> {
+        fd.check(len, CONTROL_SEALS)?;
+        let mapping = Mapping::new(&fd, len, ProtFlags::READ | ProtFlags::WRITE)
+            .map_err(|e| failed("mmap", e))?;
+        Ok(Control(mapping))
+    }
+
+    /// Gives the address of the first byte; valid for [`Control::len`] bytes while this value
+    /// lives, to be touched as atomics. Aligned to a page.
+    #[inline]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.0.start.as_ptr()
+    }
+
+    /// Gives the length in bytes; never zero.
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+}
+
+/// The seals of control memory, besides `SEAL`, which every region has.
+const CONTROL_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
+
+/// The seals of payload memory, besides `SEAL`.
+const PAYLOAD_SEALS: SealFlags = CONTROL_SEALS.union(SealFlags::FUTURE_WRITE);

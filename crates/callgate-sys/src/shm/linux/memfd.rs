@@ -1,0 +1,132 @@
+//! Memfds: making, sealing, and the checks of rule "believe nothing".
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use callgate_points::at;
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_get_seals,
+    fstat, fstatfs, ftruncate, memfd_create, seek,
+};
+use rustix::io::Errno;
+
+use crate::process::TrackedFd;
+use crate::shm::Rejected;
+
+/// What `statfs` says of every ordinary memfd.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// The descriptor of memory on its way to a peer or from one; nothing is known of one that came
+/// from a peer.
+///
+/// Close-on-exec, and taken from forked children. Close it soon: a mapping doesn't need it.
+#[derive(Debug)]
+pub struct MemFd(TrackedFd);
+
+impl MemFd {
+    /// Makes `len` bytes of zeros, every page of them allocated, none sealed. Blocks as long as the
+    /// kernel zeroes memory.
+    pub(super) fn create(len: usize) -> io::Result<MemFd> {
+        let size = u64::try_from(len)
+            .ok()
+            .filter(|&size| size > 0 && i64::try_from(size).is_ok());
+        let size = size.ok_or(io::ErrorKind::InvalidInput)?;
+        let fd = MemFd(TrackedFd::open(open)?);
+        at!("sys.shm.ftruncate", ftruncate(&fd.0, size))?;
+        loop {
+            match at!(
+                "sys.shm.fallocate",
+                fallocate(&fd.0, FallocateFlags::empty(), 0, size)
+            ) {
+                Err(Errno::INTR) => continue,
+                result => break result?,
+            }
+        }
+        Ok(fd)
+    }
+
+    /// Sets `seals` and forbids any other.
+    pub(super) fn seal(&self, seals: SealFlags) -> io::Result<()> {
+        Ok(at!(
+            "sys.shm.add_seals",
+            fcntl_add_seals(&self.0, seals | SealFlags::SEAL)
+        )?)
+    }
+
+    /// Checks that it is memory of exactly `len` bytes with `seals` set and no page missing.
+    ///
+    /// The order matters. Seals come first: reading them runs no code of a file system, which the
+    /// peer might be (FUSE); and what a seal fixes can be trusted by the checks that follow.
+    /// Presence is asked with `SEEK_HOLE`, since the number of blocks can be forged by allocating
+    /// beyond the end.
+    pub(super) fn check(&self, len: usize, seals: SealFlags) -> Result<(), Rejected> {
+        let want = seals | SealFlags::SEAL;
+        let have = match at!("sys.shm.get_seals", fcntl_get_seals(&self.0)) {
+            Ok(have) => have,
+            Err(Errno::INVAL) => SealFlags::empty(),
+            Err(error) => return Err(failed("fcntl(F_GET_SEALS)", error)),
+        };
+        // A mask, not equality: kernels add seals of their own (F_SEAL_EXEC).
+        if !have.contains(want) {
+            return Err(Rejected::MissingSeals {
+                have: have.bits(),
+                want: want.bits(),
+            });
+        }
+        let statfs = at!("sys.shm.fstatfs", fstatfs(&self.0)).map_err(|e| failed("fstatfs", e))?;
+        let magic = statfs.f_type as u64;
+        if magic != TMPFS_MAGIC {
+            return Err(Rejected::NotTmpfs { magic });
+        }
+        let stat = at!("sys.shm.fstat", fstat(&self.0)).map_err(|e| failed("fstat", e))?;
+        let (have, want) = (stat.st_size as u64, len as u64);
+        if have != want || want == 0 {
+            return Err(Rejected::Size { have, want });
+        }
+        match at!("sys.shm.seek_hole", seek(&self.0, SeekFrom::Hole(0))) {
+            Ok(first_hole) if first_hole == want => Ok(()),
+            Ok(first_hole) => Err(Rejected::Holes {
+                first_hole,
+                size: want,
+            }),
+            Err(error) => Err(failed("lseek(SEEK_HOLE)", error)),
+        }
+    }
+}
+
+impl AsFd for MemFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for MemFd {
+    fn from(fd: OwnedFd) -> MemFd {
+        MemFd(fd.into())
+    }
+}
+
+impl From<TrackedFd> for MemFd {
+    fn from(fd: TrackedFd) -> MemFd {
+        MemFd(fd)
+    }
+}
+
+fn open() -> Result<OwnedFd, Errno> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    match at!(
+        "sys.shm.memfd_create",
+        memfd_create(c"callgate", flags | MemfdFlags::NOEXEC_SEAL)
+    ) {
+        // Before Linux 6.3.
+        Err(Errno::INVAL) => at!("sys.shm.memfd_create_old", memfd_create(c"callgate", flags)),
+        result => result,
+    }
+}
+
+pub(super) fn failed(call: &'static str, error: Errno) -> Rejected {
+    Rejected::Os {
+        call,
+        source: error.into(),
+    }
+}

@@ -1,0 +1,349 @@
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
+};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mprotect, munmap};
+
+use super::*;
+use crate::shm::Rejected;
+use crate::testing::{Child, open_count, readable_soon, untracked};
+
+const PAYLOAD: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::FUTURE_WRITE)
+    .union(SealFlags::SEAL);
+
+/// A memfd of `pages`, every byte written, not sealed.
+fn memfd(pages: usize) -> OwnedFd {
+    let fd = memfd_create(
+        "callgate-test",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )
+    .unwrap();
+    rustix::io::write(&fd, &vec![1; pages * page_size()]).unwrap();
+    fd
+}
+
+fn accept(fd: OwnedFd, len: usize) -> Result<PayloadReader, Rejected> {
+    PayloadReader::accept(fd.into(), len)
+}
+
+#[test]
+fn what_is_written_is_read_and_nobody_else_can_write() {
+    let len = 3 * page_size();
+    let (writer, fd) = PayloadWriter::create(len).unwrap();
+    let peer = untracked(&fd);
+    let reader = PayloadReader::accept(fd, len).unwrap();
+    assert_eq!((writer.len(), reader.len()), (len, len));
+    let mut copy = vec![1; len];
+    // SAFETY: both mappings have `len` bytes, and this thread alone uses them.
+    unsafe {
+        copy_from_shared(reader.as_ptr(), copy.as_mut_ptr(), len);
+        assert!(copy.iter().all(|&byte| byte == 0));
+        writer.as_ptr().write_bytes(7, len);
+        copy_from_shared(reader.as_ptr(), copy.as_mut_ptr(), len);
+        assert!(copy.iter().all(|&byte| byte == 7));
+        let all = reader.as_ptr().cast_mut().cast();
+        assert_eq!(
+            mprotect(all, len, MprotectFlags::READ | MprotectFlags::WRITE),
+            Err(Errno::ACCESS)
+        );
+        let both = ProtFlags::READ | ProtFlags::WRITE;
+        assert_eq!(
+            mmap(std::ptr::null_mut(), len, both, MapFlags::SHARED, &peer, 0),
+            Err(Errno::PERM)
+        );
+    }
+    assert_eq!(rustix::io::pwrite(&peer, b"x", 0), Err(Errno::PERM));
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    assert_eq!(
+        fallocate(&peer, punch, 0, page_size() as u64),
+        Err(Errno::PERM)
+    );
+    assert_eq!(ftruncate(&peer, 0), Err(Errno::PERM));
+    assert_eq!(fcntl_add_seals(&peer, SealFlags::WRITE), Err(Errno::PERM));
+}
+
+#[test]
+fn odd_lengths_and_none() {
+    for len in [1, page_size() - 1, page_size() + 1] {
+        let (_writer, fd) = PayloadWriter::create(len).unwrap();
+        assert_eq!(PayloadReader::accept(fd, len).unwrap().len(), len);
+    }
+    assert!(PayloadWriter::create(0).is_err());
+    assert!(PayloadWriter::create(usize::MAX).is_err());
+}
+
+#[test]
+fn each_missing_seal_is_noticed() {
+    for missing in [
+        SealFlags::SHRINK,
+        SealFlags::GROW,
+        SealFlags::FUTURE_WRITE,
+        SealFlags::SEAL,
+    ] {
+        let fd = memfd(1);
+        fcntl_add_seals(&fd, PAYLOAD - missing).unwrap();
+        match accept(fd, page_size()) {
+            Err(Rejected::MissingSeals { have, want }) => {
+                assert_eq!(want, PAYLOAD.bits());
+                assert_eq!(have & want, (PAYLOAD - missing).bits());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let more = memfd(1);
+    fcntl_add_seals(&more, PAYLOAD | SealFlags::WRITE).unwrap();
+    assert!(
+        accept(more, page_size()).is_ok(),
+        "more seals than needed are no fault"
+    );
+}
+
+#[test]
+fn size_is_exact() {
+    for (pages, len) in [
+        (1, 2 * page_size()),
+        (2, page_size()),
+        (1, page_size() - 1),
+        (1, 0),
+    ] {
+        let fd = memfd(pages);
+        fcntl_add_seals(&fd, PAYLOAD).unwrap();
+        match accept(fd, len) {
+            Err(Rejected::Size { have, want }) => {
+                assert_eq!((have, want), ((pages * page_size()) as u64, len as u64));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn holes_are_found_however_hidden() {
+    let page = page_size() as u64;
+    let sparse = memfd(1);
+    ftruncate(&sparse, 4 * page).unwrap();
+    let punched = memfd(4);
+    fallocate(
+        &punched,
+        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        page,
+        page,
+    )
+    .unwrap();
+    // As many blocks as a full one has, but beyond its end.
+    let forged = memfd(1);
+    ftruncate(&forged, 4 * page).unwrap();
+    fallocate(&forged, FallocateFlags::KEEP_SIZE, 4 * page, 3 * page).unwrap();
+    for fd in [sparse, punched, forged] {
+        fcntl_add_seals(&fd, PAYLOAD).unwrap();
+        match accept(fd, 4 * page as usize) {
+            Err(Rejected::Holes { first_hole, size }) => {
+                assert_eq!((first_hole, size), (page, 4 * page))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn other_kinds_of_descriptors_are_refused() {
+    let file: OwnedFd = tempfile::tempfile().unwrap().into();
+    let (pipe, _writing) = rustix::pipe::pipe().unwrap();
+    for fd in [file, pipe] {
+        assert!(matches!(
+            accept(fd, page_size()),
+            Err(Rejected::MissingSeals { .. } | Rejected::Os { .. })
+        ));
+    }
+    let flags = MemfdFlags::CLOEXEC
+        | MemfdFlags::ALLOW_SEALING
+        | MemfdFlags::HUGETLB
+        | MemfdFlags::HUGE_2MB;
+    if let Ok(huge) = memfd_create("callgate-test", flags)
+        && ftruncate(&huge, 2 << 20).is_ok()
+        && fcntl_add_seals(&huge, PAYLOAD).is_ok()
+    {
+        assert!(matches!(
+            accept(huge, 2 << 20),
+            Err(Rejected::NotTmpfs { .. })
+        ));
+    }
+}
+
+#[test]
+fn control_memory_is_written_by_both_and_survives_a_punch() {
+    let len = page_size();
+    let (ours, fd) = Control::create(len).unwrap();
+    let peer = untracked(&fd);
+    let theirs = Control::accept(fd, len).unwrap();
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    // SAFETY: the first word of mappings that outlive the references; only atomics touch it.
+    let (a, b) = unsafe {
+        (
+            &*ours.as_ptr().cast::<AtomicU32>(),
+            &*theirs.as_ptr().cast::<AtomicU32>(),
+        )
+    };
+    a.store(5, Relaxed);
+    assert_eq!(b.fetch_add(1, Relaxed), 5);
+    assert_eq!(a.load(Relaxed), 6);
+    fallocate(
+        &peer,
+        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        0,
+        len as u64,
+    )
+    .unwrap();
+    assert_eq!(a.load(Relaxed), 0);
+    assert_eq!(ftruncate(&peer, 0), Err(Errno::PERM));
+    assert!(matches!(
+        Control::accept(memfd(1).into(), len),
+        Err(Rejected::MissingSeals { .. })
+    ));
+    let payload = memfd(1);
+    fcntl_add_seals(&payload, PAYLOAD).unwrap();
+    assert!(matches!(
+        Control::accept(payload.into(), len),
+        Err(Rejected::Os { call: "mmap", .. })
+    ));
+}
+
+#[test]
+fn a_refused_descriptor_is_closed() {
+    let name = "callgate-test-refused";
+    let fd = memfd_create(name, MemfdFlags::CLOEXEC).unwrap();
+    assert_eq!(open_count(name), 1);
+    assert!(accept(fd, page_size()).is_err());
+    assert_eq!(open_count(name), 0);
+}
+
+/// Asks `watch` again and again until something has gone.
+fn gone(watch: &ReleaseWatch) -> Vec<ReleaseId> {
+    assert!(readable_soon(watch), "never released");
+    let mut ids = Vec::new();
+    watch.drain(|id| ids.push(id));
+    ids
+}
+
+fn nothing_gone(watch: &ReleaseWatch) {
+    watch.drain(|id| panic!("{id:?} is still in use"));
+}
+
+#[test]
+fn release_is_told_when_the_last_mapping_or_descriptor_goes() {
+    let watch = ReleaseWatch::new().unwrap();
+    let len = page_size();
+    for keeps_mapping in [true, false] {
+        let (writer, fd) = PayloadWriter::create(len).unwrap();
+        let id = watch.watch(&fd).unwrap();
+        assert_eq!(watch.watch(&fd).unwrap(), id);
+        let theirs = untracked(&fd);
+        let child = Child::fork(|parent| {
+            let mut mapped = true;
+            if keeps_mapping {
+                // SAFETY: a new mapping at an address of the kernel's choice; the descriptor is the
+                // child's own.
+                unsafe {
+                    mapped = mmap(
+                        std::ptr::null_mut(),
+                        len,
+                        ProtFlags::READ,
+                        MapFlags::SHARED,
+                        &theirs,
+                        0,
+                    )
+                    .is_ok();
+                    libc::close(theirs.as_raw_fd());
+                }
+            }
+            parent.ready();
+            parent.wait();
+            mapped
+        });
+        child.await_ready();
+        drop((writer, fd, theirs));
+        nothing_gone(&watch);
+        if keeps_mapping {
+            child.kill();
+        } else {
+            child.release();
+            assert!(child.join());
+        }
+        assert_eq!(gone(&watch), [id]);
+        nothing_gone(&watch);
+    }
+}
+
+#[test]
+fn a_forked_child_holds_no_memory() {
+    let watch = ReleaseWatch::new().unwrap();
+    let (writer, fd) = PayloadWriter::create(page_size()).unwrap();
+    let id = watch.watch(&fd).unwrap();
+    let child = Child::fork(|parent| {
+        parent.ready();
+        parent.wait();
+        true
+    });
+    child.await_ready();
+    drop((writer, fd));
+    assert_eq!(gone(&watch), [id]);
+    child.release();
+    assert!(child.join());
+}
+
+#[test]
+fn after_an_overflow_the_kernel_is_asked() {
+    let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let limit: usize = limit.trim().parse().unwrap();
+    if limit > 20_000 {
+        return; // it would take too long here
+    }
+    let watch = ReleaseWatch::new().unwrap();
+    let kept = MemFd::create(1).unwrap();
+    let kept_id = watch.watch(&kept).unwrap();
+    let mut expected = std::collections::HashSet::new();
+    // Each region queues two events, its deletion and the end of its watch.
+    for _ in 0..limit / 2 + 100 {
+        let fd: MemFd = memfd_create("callgate-test", MemfdFlags::CLOEXEC)
+            .unwrap()
+            .into();
+        expected.insert(watch.watch(&fd).unwrap());
+    }
+    watch.drain(|id| assert!(expected.remove(&id) && id != kept_id));
+    assert!(expected.is_empty(), "{} of them were lost", expected.len());
+    drop(kept);
+    assert_eq!(gone(&watch), [kept_id]);
+}
+
+#[test]
+fn a_mapping_dropped_in_a_child_unmaps_nothing() {
+    let len = page_size();
+    let (writer, fd) = PayloadWriter::create(len).unwrap();
+    let mut slot = Some(writer);
+    let _ = fd.as_fd();
+    let child = Child::fork(|_| {
+        let writer = slot.take().map(std::mem::ManuallyDrop::new);
+        let Some(mut writer) = writer else {
+            return false;
+        };
+        let place = writer.as_ptr();
+        // SAFETY: nothing is mapped there in a child, and a new private mapping is put there; then
+        // the value is dropped once.
+        unsafe {
+            let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
+            let both = ProtFlags::READ | ProtFlags::WRITE;
+            if rustix::mm::mmap_anonymous(place.cast(), len, both, fixed).is_err() {
+                return false;
+            }
+            std::mem::ManuallyDrop::drop(&mut writer);
+            place.write_volatile(3);
+            let kept = place.read_volatile() == 3;
+            munmap(place.cast(), len).is_ok() && kept
+        }
+    });
+    assert!(child.join());
+}

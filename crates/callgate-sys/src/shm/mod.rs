@@ -1,0 +1,64 @@
+//! Memory that two processes map: created and sealed by one, checked and mapped by the other.
+//!
+//! [`PayloadWriter`] and [`PayloadReader`] are the two ends of memory that one side alone can
+//! write; [`Control`] is a small region that both write. A receiver believes nothing: it maps only
+//! what can neither shrink (touching it would be a fault) nor have holes (touching it would charge
+//! us), and whose every file operation is known not to block.
+//!
+//! All of them hand out raw pointers only. Memory that a peer can write must never be behind a Rust
+//! reference; read it with [`copy_from_shared`] or as atomics.
+
+#[cfg(target_os = "linux")]
+mod linux;
+
+use std::io;
+
+#[cfg(target_os = "linux")]
+pub use linux::{
+    Control, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, copy_from_shared,
+    page_size,
+};
+
+/// Why a descriptor that a peer sent isn't memory that can be used. The descriptor is closed by
+/// then.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejected {
+    /// Not all the needed seals are set; 0 for something that can't be sealed at all.
+    #[error("memory from the peer lacks seals: has {have:#x}, needs {want:#x}")]
+    MissingSeals {
+        /// The seals that are set, as the kernel numbers them.
+        have: u32,
+        /// Those that must be among them.
+        want: u32,
+    },
+    /// Sealed, but not ordinary shared memory (huge pages, for one, come from another file system).
+    #[error("memory from the peer is on a file system of type {magic:#x}, not tmpfs")]
+    NotTmpfs {
+        /// The type of its file system, as `statfs` gives it.
+        magic: u64,
+    },
+    /// The size isn't the one agreed on.
+    #[error("memory from the peer has {have} bytes, agreed were {want}")]
+    Size {
+        /// Size in bytes.
+        have: u64,
+        /// Agreed size in bytes.
+        want: u64,
+    },
+    /// Not every page is present.
+    #[error("memory from the peer of {size} bytes has a hole at byte {first_hole}")]
+    Holes {
+        /// Where the first missing page begins, in bytes.
+        first_hole: u64,
+        /// Size in bytes.
+        size: u64,
+    },
+    /// A system call failed, which tells nothing about the peer.
+    #[error("{call} failed for memory from the peer")]
+    Os {
+        /// The call.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
