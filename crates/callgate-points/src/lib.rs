@@ -52,7 +52,8 @@ mod active {
             }),
             passed: AtomicU64::new(0),
             mark: std::env::var_os("CALLGATE_MARK").is_some(),
-            log: std::env::var_os("CALLGATE_POINTS_LOG").map(|path| (path.into(), Mutex::default())),
+            log: std::env::var_os("CALLGATE_POINTS_LOG")
+                .map(|path| (path.into(), Mutex::default())),
         })
     }
 

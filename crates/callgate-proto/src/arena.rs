@@ -156,6 +156,12 @@ impl<R> Outgoing<R> {
         Placing::Grow(wanted.next_multiple_of(self.page).min(room))
     }
 
+    /// The id that the next region gets from [`Outgoing::add`].
+    #[must_use]
+    pub fn next_id(&self) -> u32 {
+        self.next_id
+    }
+
     /// Adds a region that the sender made; returns the id under which to announce it.
     ///
     /// # Panics
@@ -191,9 +197,10 @@ impl<R> Outgoing<R> {
     pub fn retire_unused(&mut self, keep: u64) -> Vec<(u32, R)> {
         let mut out = Vec::new();
         while self.total > keep {
-            let unused = self.slots.iter_mut().filter(|slot| {
-                slot.as_ref().is_some_and(|slot| slot.arena.is_unused())
-            });
+            let unused = self
+                .slots
+                .iter_mut()
+                .filter(|slot| slot.as_ref().is_some_and(|slot| slot.arena.is_unused()));
             let Some(slot) = unused.max_by_key(|slot| slot.as_ref().map(|slot| slot.size)) else {
                 break;
             };
@@ -261,7 +268,9 @@ mod tests {
             Placing::Placed(block) => block,
             Placing::Grow(size) => {
                 outgoing.add(size, ());
-                let Placing::Placed(block) = outgoing.place(len) else { panic!("fits after growing") };
+                let Placing::Placed(block) = outgoing.place(len) else {
+                    panic!("fits after growing")
+                };
                 block
             }
             Placing::Full => panic!("full"),

@@ -17,7 +17,7 @@
 //! ```
 
 use crate::Violation;
-use crate::layout::INLINE_MAX;
+pub use crate::layout::INLINE_MAX;
 
 const LENGTH_SHIFT: u32 = 16;
 const LENGTH_MASK: u64 = 0x3f;
@@ -78,10 +78,6 @@ impl Inline {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
-
-    pub(crate) fn words(&self) -> &[u64] {
-        &self.words[..usize::from(self.len).div_ceil(8)]
-    }
 }
 
 /// Where a payload lies in its sender's memory: a region's id, an offset and a length in bytes.
@@ -103,9 +99,11 @@ impl Place {
     /// # Errors
     /// [`Violation`] when any byte of it lies outside of the region.
     pub fn check(self, size: u64) -> Result<core::ops::Range<usize>, Violation> {
-        let room = size
-            .checked_sub(self.offset)
-            .ok_or(Violation::new("place.offset", self.offset, size))?;
+        let room = size.checked_sub(self.offset).ok_or(Violation::new(
+            "place.offset",
+            self.offset,
+            size,
+        ))?;
         if self.len > room {
             return Err(Violation::new("place.len", self.len, room));
         }
@@ -156,9 +154,7 @@ impl Body {
     pub(crate) fn to_words(self) -> ([u64; 6], usize) {
         match self {
             Self::Inline(inline) => (inline.words, usize::from(inline.len).div_ceil(8)),
-            Self::Far(place) => {
-                ([u64::from(place.region), place.offset, place.len, 0, 0, 0], 3)
-            }
+            Self::Far(place) => ([u64::from(place.region), place.offset, place.len, 0, 0, 0], 3),
         }
     }
 
@@ -316,7 +312,9 @@ mod tests {
         fn inline_keeps_its_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..=48)) {
             let inline = Inline::new(&bytes).expect("fits");
             prop_assert_eq!(inline.bytes(), &bytes[..]);
-            prop_assert_eq!(inline.words().len(), bytes.len().div_ceil(8));
+            let (words, count) = Body::Inline(inline).to_words();
+            prop_assert_eq!(count, bytes.len().div_ceil(8));
+            prop_assert!(words[count..].iter().all(|word| *word == 0));
         }
 
         #[test]

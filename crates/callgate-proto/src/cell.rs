@@ -101,7 +101,11 @@ impl Deadline {
             return None;
         }
         let now = now_ns >> TICK_SHIFT;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "ticks wrap by design")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_possible_wrap,
+            reason = "ticks wrap by design"
+        )]
         let ahead = i64::from(self.0.wrapping_sub(now as u32) as i32);
         Some(now.saturating_add_signed(ahead) << TICK_SHIFT)
     }
@@ -146,7 +150,8 @@ impl Cell {
         self.fill(deadline.0, head.encode(&body), body);
         // EDGE request (other end: `poll_request`): Release hands over the line and the payload's memory.
         // ARMED is read by the same operation; see the module's argument.
-        let old = at!("proto.cell.request", self.state.swap(turn.bits() | REQUEST, Ordering::Release));
+        let old =
+            at!("proto.cell.request", self.state.swap(turn.bits() | REQUEST, Ordering::Release));
         old & ARMED != 0
     }
 

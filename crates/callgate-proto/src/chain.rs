@@ -114,7 +114,11 @@ impl Intake {
     /// # Errors
     /// [`Violation`] when the state word, the head or the named next cell is not allowed.
     #[inline]
-    pub fn take(&mut self, cells: &[Cell], deferred: &Deferred) -> Result<Option<Taken>, Violation> {
+    pub fn take(
+        &mut self,
+        cells: &[Cell],
+        deferred: &Deferred,
+    ) -> Result<Option<Taken>, Violation> {
         let Some(request) = cells[usize::from(self.cell)].poll_request(self.turn)? else {
             return Ok(None);
         };
@@ -123,7 +127,11 @@ impl Intake {
             return Err(Violation::new("head.next", next.into(), u64::from(self.cells) - 1));
         }
         if deferred.contains(next) {
-            return Err(Violation::new("head.next (unanswered)", next.into(), u64::from(self.cells) - 1));
+            return Err(Violation::new(
+                "head.next (unanswered)",
+                next.into(),
+                u64::from(self.cells) - 1,
+            ));
         }
         let taken = Taken { turn: self.turn, cell: self.cell, request };
         self.turn = self.turn.next();
@@ -220,7 +228,8 @@ mod tests {
     fn all_cells_but_one_can_be_in_flight() {
         for n in [2, 3, 62, 1024] {
             let mut submitter = Submitter::new(n);
-            let drawn: HashSet<u16> = std::iter::from_fn(|| submitter.draw()).map(|t| t.cell).collect();
+            let drawn: HashSet<u16> =
+                std::iter::from_fn(|| submitter.draw()).map(|t| t.cell).collect();
             assert_eq!(drawn.len(), n as usize - 1);
         }
     }
@@ -246,7 +255,8 @@ mod tests {
 
     #[test]
     fn a_next_cell_out_of_range_busy_or_its_own_is_a_violation() {
-        for (next, field) in [(4u16, "head.next"), (0, "head.next"), (3, "head.next (unanswered)")] {
+        for (next, field) in [(4u16, "head.next"), (0, "head.next"), (3, "head.next (unanswered)")]
+        {
             let cells = cells(4);
             let deferred = Deferred::default();
             deferred.insert(3);

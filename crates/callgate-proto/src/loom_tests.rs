@@ -57,7 +57,9 @@ fn lines_arrive_whole() {
         };
         let (ticket, _) = send(&mut Submitter::new(3), &cells, 1);
         loop {
-            if let Some(reply) = cells[usize::from(ticket.cell)].poll_reply(ticket.turn).expect("honest") {
+            if let Some(reply) =
+                cells[usize::from(ticket.cell)].poll_reply(ticket.turn).expect("honest")
+            {
                 assert_eq!((bytes(reply.body), reply.word), (vec![2; 16], 9));
                 break;
             }

@@ -104,7 +104,11 @@ impl CallerPace {
         let hints = self.hints.load(Ordering::Relaxed);
         let (active, cpu) = ((hints & 0xffff) as u32, (hints >> 32) as u32);
         if active > around.cpus || around.cpus == 1 || cpu == around.cpu.wrapping_add(1) {
-            return if around.never_yield || self.ban.holds(around.now_ns) { Plan::Sleep } else { Plan::Yield(WAKE_NS * 4) };
+            return if around.never_yield || self.ban.holds(around.now_ns) {
+                Plan::Sleep
+            } else {
+                Plan::Yield(WAKE_NS * 4)
+            };
         }
         let answer_ns = u64::from(self.answer_ns.load(Ordering::Relaxed));
         if answer_ns > WAKE_NS {
@@ -129,8 +133,7 @@ impl CallerPace {
     /// Notes what the server said of itself; stores only what changed.
     #[inline]
     pub fn note(&self, head: &ReplyHead) {
-        let hints =
-            u64::from(head.active) | (head.cpu.map_or(0, |cpu| u64::from(cpu) + 1) << 32);
+        let hints = u64::from(head.active) | (head.cpu.map_or(0, |cpu| u64::from(cpu) + 1) << 32);
         if self.hints.load(Ordering::Relaxed) != hints {
             self.hints.store(hints, Ordering::Relaxed);
         }

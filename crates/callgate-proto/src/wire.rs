@@ -4,7 +4,7 @@
 //! bell     1 byte: 0                                   client to server: look at my next cell
 //! region  16 bytes: 'R' 0 0 0 | id u32 | size u64      either way, with one descriptor: new payload memory
 //! retire   8 bytes: 'X' 0 0 0 | id u32                 either way: the sender uses that region no more
-//! hello   32 bytes: magic | low u16 | high u16 | kind u32 | cells u32 | zero | control u64
+//! hello   40 bytes: magic | low u16 | high u16 | kind u32 | cells u32 | zero u32 | control u64 | quota u64
 //!                                                      client's first message; with one descriptor when kind is connect
 //! answer  64 bytes: magic | low u16 | high u16 | kind u32 | six u64
 //!                                                      server's answer: welcome, refusal or status
@@ -28,7 +28,7 @@ pub const MAGIC: [u8; 8] = *b"callgate";
 /// Size of the largest message, in bytes.
 pub const MESSAGE_MAX: usize = 64;
 
-const HELLO_BYTES: usize = 32;
+const HELLO_BYTES: usize = 40;
 const ANSWER_BYTES: usize = 64;
 const KIND_CONNECT: u32 = 1;
 const KIND_STATUS: u32 = 2;
@@ -66,6 +66,8 @@ pub enum Ask {
         cells: u32,
         /// Its size in bytes.
         control: u64,
+        /// Most bytes of reply regions that the client maps.
+        quota: u64,
     },
     /// To be told how the server does; the socket is closed after the answer.
     Status,
@@ -207,15 +209,16 @@ impl Hello {
     /// Encodes the message.
     #[must_use]
     pub fn encode(&self) -> Encoded {
-        let (kind, cells, control) = match self.ask {
-            Some(Ask::Connect { cells, control }) => (KIND_CONNECT, cells, control),
-            Some(Ask::Status) => (KIND_STATUS, 0, 0),
-            None => (0, 0, 0),
+        let (kind, cells, control, quota) = match self.ask {
+            Some(Ask::Connect { cells, control, quota }) => (KIND_CONNECT, cells, control, quota),
+            Some(Ask::Status) => (KIND_STATUS, 0, 0, 0),
+            None => (0, 0, 0, 0),
         };
         prologue(self.versions, kind)
             .put(&cells.to_le_bytes())
             .put(&[0; 4])
             .put(&control.to_le_bytes())
+            .put(&quota.to_le_bytes())
     }
 
     /// Decodes a first message.
@@ -236,7 +239,7 @@ impl Hello {
                 if !(CELLS_MIN..=CELLS_MAX).contains(&cells) {
                     return Err(Violation::new("hello.cells", cells.into(), CELLS_MAX.into()));
                 }
-                Some(Ask::Connect { cells, control: u64_at(bytes, 24) })
+                Some(Ask::Connect { cells, control: u64_at(bytes, 24), quota: u64_at(bytes, 32) })
             }
             KIND_STATUS => Some(Ask::Status),
             _ => None,
@@ -262,7 +265,9 @@ impl Answer {
                 [s.uptime_ns, s.clients, s.calls, s.refused, s.violations, s.reply_bytes],
             ),
         };
-        words.iter().fold(prologue(versions, kind), |message, word| message.put(&word.to_le_bytes()))
+        words
+            .iter()
+            .fold(prologue(versions, kind), |message, word| message.put(&word.to_le_bytes()))
     }
 
     /// Decodes an answer, and the versions it came with.
@@ -278,7 +283,11 @@ impl Answer {
         let answer = match kind {
             KIND_WELCOME => {
                 if versions.low != versions.high || versions.common(Versions::OURS).is_none() {
-                    return Err(Violation::new("answer.high", versions.high.into(), VERSION.into()));
+                    return Err(Violation::new(
+                        "answer.high",
+                        versions.high.into(),
+                        VERSION.into(),
+                    ));
                 }
                 let in_flight = u32::try_from(word(4))
                     .map_err(|_| Violation::new("answer.in_flight", word(4), CELLS_MAX.into()))?;
@@ -311,10 +320,9 @@ impl Message {
     pub fn encode(&self) -> Encoded {
         match *self {
             Self::Bell => Encoded::new().put(&[0]),
-            Self::Region { id, size } => Encoded::new()
-                .put(b"R\0\0\0")
-                .put(&id.to_le_bytes())
-                .put(&size.to_le_bytes()),
+            Self::Region { id, size } => {
+                Encoded::new().put(b"R\0\0\0").put(&id.to_le_bytes()).put(&size.to_le_bytes())
+            }
             Self::Retire { id } => Encoded::new().put(b"X\0\0\0").put(&id.to_le_bytes()),
         }
     }
@@ -345,7 +353,8 @@ fn prologue(versions: Versions, kind: u32) -> Encoded {
 }
 
 fn read_prologue(what: &'static str, bytes: &[u8]) -> Result<(Versions, u32), Violation> {
-    let name = |hello: &'static str, answer: &'static str| if what == "hello" { hello } else { answer };
+    let name =
+        |hello: &'static str, answer: &'static str| if what == "hello" { hello } else { answer };
     if bytes.len() < 16 {
         return Err(Violation::new(name("hello.size", "answer.size"), bytes.len() as u64, 16));
     }
@@ -383,12 +392,16 @@ mod tests {
 
     #[test]
     fn messages_round_trip() {
-        for message in [Message::Bell, Message::Region { id: 7, size: 1 << 40 }, Message::Retire { id: u32::MAX }] {
+        for message in [
+            Message::Bell,
+            Message::Region { id: 7, size: 1 << 40 },
+            Message::Retire { id: u32::MAX },
+        ] {
             assert_eq!(Message::decode(message.encode().as_bytes()), Ok(message));
         }
         let hello = Hello {
             versions: Versions::OURS,
-            ask: Some(Ask::Connect { cells: 126, control: 8192 }),
+            ask: Some(Ask::Connect { cells: 126, control: 8192, quota: 1 << 30 }),
         };
         assert_eq!(hello.encode().as_bytes().len(), HELLO_BYTES);
         assert_eq!(Hello::decode(hello.encode().as_bytes()), Ok(hello));
@@ -400,7 +413,14 @@ mod tests {
     fn answers_round_trip() {
         let welcome = Welcome { epoch: 1, request_max: 2, reply_max: 3, quota: 4, in_flight: 5 };
         let refusal = Answer::Refusal { reason: Some(Reason::ClientsOfUser), limit: 12 };
-        let status = Status { uptime_ns: 1, clients: 2, calls: 3, refused: 4, violations: 5, reply_bytes: 6 };
+        let status = Status {
+            uptime_ns: 1,
+            clients: 2,
+            calls: 3,
+            refused: 4,
+            violations: 5,
+            reply_bytes: 6,
+        };
         for answer in [Answer::Welcome(welcome), refusal, Answer::Status(status)] {
             let encoded = answer.encode(Versions::OURS);
             assert_eq!(encoded.as_bytes().len(), ANSWER_BYTES);

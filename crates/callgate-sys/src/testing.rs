@@ -39,10 +39,7 @@ impl Child {
     pub(crate) fn fork(work: impl FnOnce(&Parent) -> bool) -> Child {
         let (ready, ready_of_child) = rustix::pipe::pipe().unwrap();
         let (go_of_child, go) = rustix::pipe::pipe().unwrap();
-        let parent = Parent {
-            ready: ready_of_child,
-            go: go_of_child,
-        };
+        let parent = Parent { ready: ready_of_child, go: go_of_child };
         // SAFETY: the child runs the closure, which keeps to the rule above, and leaves by _exit.
         match unsafe { libc::fork() } {
             0 => {
@@ -52,12 +49,7 @@ impl Child {
             }
             pid => {
                 assert!(pid > 0, "fork failed");
-                Child {
-                    pid,
-                    ready,
-                    go,
-                    reaped: false,
-                }
+                Child { pid, ready, go, reaped: false }
             }
         }
     }
@@ -120,9 +112,7 @@ pub(crate) fn readable_soon(fd: impl std::os::fd::AsFd) -> bool {
 pub(crate) fn open_count(name: &str) -> usize {
     let links = std::fs::read_dir("/proc/self/fd").unwrap();
     let links = links.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
-    links
-        .filter(|link| link.to_string_lossy().contains(name))
-        .count()
+    links.filter(|link| link.to_string_lossy().contains(name)).count()
 }
 
 /// A duplicate that the fork handlers don't know, as a peer would have.

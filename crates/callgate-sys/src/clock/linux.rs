@@ -13,10 +13,7 @@ pub fn now_ns() -> u64 {
 /// they can.
 pub(crate) fn timespec(ns: u64) -> Timespec {
     // u64::MAX ns are 584 years: they fit the 64-bit seconds of every target of this rustix.
-    Timespec {
-        tv_sec: (ns / 1_000_000_000) as _,
-        tv_nsec: (ns % 1_000_000_000) as _,
-    }
+    Timespec { tv_sec: (ns / 1_000_000_000) as _, tv_nsec: (ns % 1_000_000_000) as _ }
 }
 
 /// Converts a deadline to the time left, for the waits that take a duration; zero when it has

@@ -37,9 +37,7 @@ pub fn to_instant(at_ns: u64) -> Instant {
         let ahead = Duration::from_nanos(at_ns - now).min(FAR);
         instant.checked_add(ahead).unwrap_or(instant)
     } else {
-        instant
-            .checked_sub(Duration::from_nanos(now - at_ns))
-            .unwrap_or(instant)
+        instant.checked_sub(Duration::from_nanos(now - at_ns)).unwrap_or(instant)
     }
 }
 

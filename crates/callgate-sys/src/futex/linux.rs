@@ -17,18 +17,12 @@ use crate::clock;
 /// and the sleep isn't lost. The word may lie in a read-only mapping. A peer that takes the page
 /// away makes it return [`Waited::Changed`].
 pub fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) -> Waited {
-    at!(
-        "sys.futex.wait",
-        sleep(word, Flags::empty(), expected, deadline_ns)
-    )
+    at!("sys.futex.wait", sleep(word, Flags::empty(), expected, deadline_ns))
 }
 
 /// Sleeps as [`wait()`] does, on a word that only this process wakes.
 pub fn wait_private(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) -> Waited {
-    at!(
-        "sys.futex.wait_private",
-        sleep(word, Flags::PRIVATE, expected, deadline_ns)
-    )
+    at!("sys.futex.wait_private", sleep(word, Flags::PRIVATE, expected, deadline_ns))
 }
 
 /// Wakes at most `count` sleepers of `word`, in any process; tells how many it woke.

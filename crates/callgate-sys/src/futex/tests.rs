@@ -24,12 +24,8 @@ fn a_sleeper_on_a_read_only_mapping_is_woken_through_another() {
     let (writer, fd) = PayloadWriter::create(page_size()).unwrap();
     let reader = PayloadReader::accept(fd, page_size()).unwrap();
     // SAFETY: the first word of a mapping that outlives the thread below; only atomics touch it.
-    let (ours, theirs) = unsafe {
-        (
-            &*writer.as_ptr().cast::<AtomicU32>(),
-            &*reader.as_ptr().cast::<AtomicU32>(),
-        )
-    };
+    let (ours, theirs) =
+        unsafe { (&*writer.as_ptr().cast::<AtomicU32>(), &*reader.as_ptr().cast::<AtomicU32>()) };
     let end = Some(deadline_ns(Duration::from_secs(10)));
     std::thread::scope(|scope| {
         let sleeper = scope.spawn(|| {

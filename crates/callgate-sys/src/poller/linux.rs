@@ -24,10 +24,7 @@ impl Poller {
     /// What `epoll_create1` says: `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn new() -> io::Result<Poller> {
         let epoll = TrackedFd::open(|| {
-            at!(
-                "sys.poller.create",
-                epoll::create(epoll::CreateFlags::CLOEXEC)
-            )
+            at!("sys.poller.create", epoll::create(epoll::CreateFlags::CLOEXEC))
         })?;
         Ok(Poller(epoll))
     }
@@ -104,9 +101,8 @@ impl Poller {
             }
         }
         // Rounded up: a wait that ends before its deadline would be repeated.
-        let left_ms = left_ns.map_or(-1, |ns| {
-            i32::try_from(ns.div_ceil(1_000_000)).unwrap_or(i32::MAX)
-        });
+        let left_ms =
+            left_ns.map_or(-1, |ns| i32::try_from(ns.div_ceil(1_000_000)).unwrap_or(i32::MAX));
         let epoll = self.0.as_fd().as_raw_fd();
         // SAFETY: the kernel writes at most EVENTS_MAX events to the array, which has that many.
         count(
@@ -170,19 +166,14 @@ impl Waker {
     /// What `eventfd2` says: `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn new() -> io::Result<Waker> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        Ok(Waker(TrackedFd::open(|| {
-            at!("sys.poller.eventfd", eventfd(0, flags))
-        })?))
+        Ok(Waker(TrackedFd::open(|| at!("sys.poller.eventfd", eventfd(0, flags)))?))
     }
 
     /// Makes it readable. Never blocks; waking one that is awake does nothing. Any thread may call
     /// it.
     pub fn wake(&self) {
         // It can only fail when the counter is full, and then it is readable.
-        let _ = at!(
-            "sys.poller.wake",
-            rustix::io::write(&self.0, &1u64.to_ne_bytes())
-        );
+        let _ = at!("sys.poller.wake", rustix::io::write(&self.0, &1u64.to_ne_bytes()));
     }
 
     /// Makes it unreadable again: what was woken before is forgotten. Never blocks.

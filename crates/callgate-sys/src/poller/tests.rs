@@ -18,14 +18,7 @@ fn levels_and_edges() {
     edge_peer.ring();
     assert_eq!(poller.wait(&mut events, None).unwrap(), 2);
     events.sort_by_key(|event| event.token);
-    assert_eq!(
-        events[0],
-        Event {
-            token: 7,
-            readable: true,
-            closed: false
-        }
-    );
+    assert_eq!(events[0], Event { token: 7, readable: true, closed: false });
     assert_eq!(events[1].token, u64::MAX);
     assert_eq!(poller.wait(&mut events, Some(0)).unwrap(), 1);
     assert_eq!(events[0].token, 7);
@@ -42,11 +35,7 @@ fn levels_and_edges() {
 fn a_deadline_is_not_cut_short() {
     let poller = Poller::new().unwrap();
     let end = deadline_ns(Duration::from_micros(300));
-    let mut events = vec![Event {
-        token: 0,
-        readable: false,
-        closed: false,
-    }];
+    let mut events = vec![Event { token: 0, readable: false, closed: false }];
     assert_eq!(poller.wait(&mut events, Some(end)).unwrap(), 0);
     assert!(now_ns() >= end && events.is_empty());
 }
@@ -62,9 +51,7 @@ fn a_waker_wakes() {
     std::thread::scope(|scope| {
         scope.spawn(|| waker.wake());
         assert_eq!(
-            poller
-                .wait(&mut events, Some(deadline_ns(Duration::from_secs(10))))
-                .unwrap(),
+            poller.wait(&mut events, Some(deadline_ns(Duration::from_secs(10)))).unwrap(),
             1
         );
     });

@@ -7,8 +7,8 @@ mod linux;
 pub(crate) use linux::TrackedFd;
 #[cfg(target_os = "linux")]
 pub use linux::{
-    PidFd, cpus_usable, current_cpu, generation, gid, is_current, is_realtime, overflow_uid, pid,
-    raise_nofile, uid, yield_now,
+    PidFd, barrier_all_threads, cpus_usable, current_cpu, generation, gid, is_current, is_realtime,
+    overflow_uid, pid, raise_nofile, uid, yield_now,
 };
 
 /// Who a process is, as the kernel says. It is never taken from a message.

@@ -69,10 +69,7 @@ impl Socket {
     /// counts as rung. An error of the kernel that isn't the peer's death (no memory, a security
     /// policy) counts as gone: a peer that can't be woken must not be waited for.
     pub fn ring(&self) -> Ring {
-        match at!(
-            "sys.socket.ring",
-            self.send_now(&[0], &mut SendAncillaryBuffer::default())
-        ) {
+        match at!("sys.socket.ring", self.send_now(&[0], &mut SendAncillaryBuffer::default())) {
             Ok(_) | Err(Errno::AGAIN) => Ring::Rung,
             Err(_) => Ring::Gone,
         }
@@ -134,11 +131,7 @@ impl Socket {
     ///
     /// What the kernel says; none is known for a connected socket.
     pub fn peer(&self) -> io::Result<Identity> {
-        let mut credentials = libc::ucred {
-            pid: 0,
-            uid: 0,
-            gid: 0,
-        };
+        let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
         let mut size = size_of::<libc::ucred>() as libc::socklen_t;
         at!("sys.socket.peer", {
             // The call itself: rustix has no way to say "pid 0", which the kernel says across pid
@@ -153,18 +146,10 @@ impl Socket {
                     &raw mut size,
                 )
             };
-            if result < 0 {
-                Err(io::Error::last_os_error())
-            } else {
-                Ok(())
-            }
+            if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
         })?;
         let libc::ucred { pid, uid, gid } = credentials;
-        Ok(Identity {
-            pid: u32::try_from(pid).unwrap_or(0),
-            uid,
-            gid,
-        })
+        Ok(Identity { pid: u32::try_from(pid).unwrap_or(0), uid, gid })
     }
 
     /// Tells whether the peer has closed the connection or died. Never blocks; once true, it stays
@@ -174,13 +159,30 @@ impl Socket {
     /// connection open after its death: a [`crate::process::PidFd`] tells that.
     pub fn is_closed(&self) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::RDHUP)];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let polled = at!("sys.socket.poll_closed", poll(&mut fds, Some(&now)));
         let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR | PollFlags::NVAL;
         polled.is_ok() && fds[0].revents().intersects(gone)
+    }
+
+    /// Ends the connection in both directions, whoever else holds the descriptor: the peer sees it hang up.
+    ///
+    /// Never blocks; does nothing when it has ended already.
+    pub fn shutdown(&self) {
+        let _ =
+            at!("sys.socket.shutdown", rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both));
+    }
+
+    /// Waits until something can be sent or the peer is gone (true), or `deadline_ns` has passed
+    /// (false).
+    ///
+    /// Blocks, for ever without a deadline. A deadline in the past makes it look only.
+    ///
+    /// # Errors
+    ///
+    /// What `ppoll` says: `ENOMEM`.
+    pub fn wait_writable(&self, deadline_ns: Option<u64>) -> io::Result<bool> {
+        self.wait_for(PollFlags::OUT, deadline_ns)
     }
 
     /// Waits until something can be received or the peer is gone (true), or `deadline_ns` has
@@ -192,10 +194,14 @@ impl Socket {
     ///
     /// What `ppoll` says: `ENOMEM`.
     pub fn wait_readable(&self, deadline_ns: Option<u64>) -> io::Result<bool> {
+        self.wait_for(PollFlags::IN, deadline_ns)
+    }
+
+    fn wait_for(&self, what: PollFlags, deadline_ns: Option<u64>) -> io::Result<bool> {
         loop {
-            let mut fds = [PollFd::new(&self.0, PollFlags::IN | PollFlags::RDHUP)];
+            let mut fds = [PollFd::new(&self.0, what | PollFlags::RDHUP)];
             let left = deadline_ns.map(clock::left);
-            match at!("sys.socket.poll_readable", poll(&mut fds, left.as_ref())) {
+            match at!("sys.socket.poll", poll(&mut fds, left.as_ref())) {
                 Ok(0) => return Ok(false),
                 Ok(_) => return Ok(true),
                 Err(Errno::INTR) => continue,
@@ -274,8 +280,5 @@ fn receive(socket: BorrowedFd<'_>, buf: &mut [u8]) -> Result<(Option<OwnedFd>, R
 }
 
 fn is_gone(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN | Errno::CONNREFUSED
-    )
+    matches!(error, Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN | Errno::CONNREFUSED)
 }

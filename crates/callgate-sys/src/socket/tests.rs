@@ -18,10 +18,7 @@ fn messages_keep_their_boundaries() {
     a.send(b"one", None).unwrap();
     a.send(b"a long message", None).unwrap();
     let one = b.recv(&mut buf).unwrap();
-    assert_eq!(
-        (&buf[..one.len], one.truncated, one.extra_fds),
-        (&b"one"[..], false, 0)
-    );
+    assert_eq!((&buf[..one.len], one.truncated, one.extra_fds), (&b"one"[..], false, 0));
     assert!(one.fd.is_none());
     let long = b.recv(&mut buf).unwrap();
     assert_eq!((long.len, long.truncated), (8, true));
@@ -48,13 +45,8 @@ fn the_end_comes_after_what_was_sent() {
 #[test]
 fn an_empty_message_is_not_the_end() {
     let (a, b) = Socket::pair().unwrap();
-    sendmsg(
-        &a,
-        &[IoSlice::new(b"")],
-        &mut SendAncillaryBuffer::default(),
-        SendFlags::DONTWAIT,
-    )
-    .unwrap();
+    sendmsg(&a, &[IoSlice::new(b"")], &mut SendAncillaryBuffer::default(), SendFlags::DONTWAIT)
+        .unwrap();
     let received = b.recv(&mut [0; 8]).unwrap();
     assert_eq!((received.len, received.truncated), (0, false));
 }
@@ -92,11 +84,7 @@ fn surplus_descriptors_do_not_stay() {
         sendmsg(&a, &[IoSlice::new(b"m")], &mut control, SendFlags::DONTWAIT).unwrap();
         let received = b.recv(&mut [0; 8]).unwrap();
         assert_eq!(received.extra_fds, usize::from(count > 1));
-        assert_eq!(
-            open_count(name),
-            2,
-            "of {count} sent, one stays beside the original"
-        );
+        assert_eq!(open_count(name), 2, "of {count} sent, one stays beside the original");
         assert!(received.fd.is_some());
         drop(received);
         assert_eq!(open_count(name), 1);
@@ -117,10 +105,7 @@ fn the_peer_is_known() {
 fn waiting_to_read() {
     let (a, b) = Socket::pair().unwrap();
     assert!(!a.wait_readable(Some(0)).unwrap());
-    assert!(
-        !a.wait_readable(Some(deadline_ns(Duration::from_millis(1))))
-            .unwrap()
-    );
+    assert!(!a.wait_readable(Some(deadline_ns(Duration::from_millis(1)))).unwrap());
     std::thread::scope(|scope| {
         scope.spawn(|| b.ring());
         assert!(a.wait_readable(None).unwrap());

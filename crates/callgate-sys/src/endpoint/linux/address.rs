@@ -31,17 +31,8 @@ impl Folder {
             _ => Path::new("."),
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = at!(
-            "sys.endpoint.open_folder",
-            openat(CWD, parent, flags, Mode::empty())
-        )?;
-        Ok((
-            Folder {
-                fd,
-                path: parent.to_owned(),
-            },
-            name,
-        ))
+        let fd = at!("sys.endpoint.open_folder", openat(CWD, parent, flags, Mode::empty()))?;
+        Ok((Folder { fd, path: parent.to_owned() }, name))
     }
 
     /// Gives the address of `name` in this folder: the path itself if it fits, else by way of
@@ -64,10 +55,7 @@ impl Folder {
 pub(super) type FileId = (u64, u64);
 
 /// Tells which file `stat` describes.
-#[allow(
-    clippy::unnecessary_cast,
-    reason = "the width of the fields differs between architectures"
-)]
+#[allow(clippy::unnecessary_cast, reason = "the width of the fields differs between architectures")]
 pub(super) fn file_id(stat: &Stat) -> FileId {
     (stat.st_dev as u64, stat.st_ino as u64)
 }

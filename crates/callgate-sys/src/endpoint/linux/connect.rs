@@ -32,9 +32,7 @@ const QUEUE_WAIT: Duration = Duration::from_secs(5);
 /// [`ConnectError`]; nothing is left open.
 pub fn connect(socket_path: &Path, deadline_ns: Option<u64>) -> Result<Socket, ConnectError> {
     let path = || socket_path.to_owned();
-    let len = socket_path
-        .file_name()
-        .map_or(0, |name| name.as_bytes().len());
+    let len = socket_path.file_name().map_or(0, |name| name.as_bytes().len());
     if len > NAME_LEN_MAX {
         return Err(ConnectError::NameTooLong { path: path(), len });
     }
@@ -45,23 +43,14 @@ pub fn connect(socket_path: &Path, deadline_ns: Option<u64>) -> Result<Socket, C
         Errno::ACCESS | Errno::PERM => ConnectError::Denied { path: path() },
         Errno::AGAIN | Errno::TIMEDOUT => ConnectError::TimedOut { path: path() },
         Errno::PROTOTYPE | Errno::NOTSOCK => ConnectError::WrongKind { path: path() },
-        error => ConnectError::Os {
-            call,
-            path: path(),
-            source: error.into(),
-        },
+        error => ConnectError::Os { call, path: path(), source: error.into() },
     };
     let (folder, name) = Folder::of(socket_path).map_err(|e| failed("open", e))?;
     let address = folder.address(name).map_err(|e| failed("connect", e))?;
     let socket = TrackedFd::open(|| {
         at!(
             "sys.endpoint.socket",
-            socket_with(
-                AddressFamily::UNIX,
-                SocketType::SEQPACKET,
-                SocketFlags::CLOEXEC,
-                None
-            )
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         )
     })
     .map_err(|e| failed("socket", e))?;
@@ -86,9 +75,7 @@ fn reach(socket: &TrackedFd, address: &SocketAddrUnix, deadline_ns: u64) -> Resu
     loop {
         // Zero would mean no limit at all. The kernel's own clock ticks are coarser than this, and
         // it can't take u64::MAX.
-        let left_ns = deadline_ns
-            .saturating_sub(clock::now_ns())
-            .clamp(1_000, u64::MAX / 1_000);
+        let left_ns = deadline_ns.saturating_sub(clock::now_ns()).clamp(1_000, u64::MAX / 1_000);
         set_socket_timeout(socket, Timeout::Send, Some(Duration::from_nanos(left_ns)))?;
         match at!("sys.endpoint.connect", connect_to(socket, address)) {
             Err(Errno::INTR) => continue,

@@ -98,14 +98,9 @@ impl Places {
     /// open folder is asked.
     fn verify(&self, path: &Path) -> Result<(), DirError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let folder = at!(
-            "sys.endpoint.open_private",
-            openat(CWD, path, flags, Mode::empty())
-        );
+        let folder = at!("sys.endpoint.open_private", openat(CWD, path, flags, Mode::empty()));
         let folder = folder.map_err(|error| match error {
-            Errno::NOTDIR | Errno::LOOP => DirError::NotADirectory {
-                path: path.to_owned(),
-            },
+            Errno::NOTDIR | Errno::LOOP => DirError::NotADirectory { path: path.to_owned() },
             error => failed("open", path, error),
         })?;
         let stat = fstat(&folder).map_err(|error| failed("fstat", path, error))?;
@@ -118,21 +113,14 @@ impl Places {
             });
         }
         if mode & 0o077 != 0 {
-            return Err(DirError::OpenToOthers {
-                path: path.to_owned(),
-                mode,
-            });
+            return Err(DirError::OpenToOthers { path: path.to_owned(), mode });
         }
         Ok(())
     }
 }
 
 fn failed(call: &'static str, path: &Path, error: Errno) -> DirError {
-    DirError::Os {
-        call,
-        path: path.to_owned(),
-        source: error.into(),
-    }
+    DirError::Os { call, path: path.to_owned(), source: error.into() }
 }
 
 #[cfg(test)]
@@ -168,10 +156,7 @@ mod tests {
         assert_eq!(places.private_dir(false).unwrap(), in_tmp);
         assert!(!in_tmp.exists());
         assert_eq!(places.private_dir(true).unwrap(), in_tmp);
-        assert_eq!(
-            in_tmp.metadata().unwrap().permissions().mode() & 0o7777,
-            0o700
-        );
+        assert_eq!(in_tmp.metadata().unwrap().permissions().mode() & 0o7777, 0o700);
         let run = root.path().join("run").join(uid().to_string());
         make(&run, 0o700);
         assert_eq!(places.private_dir(true).unwrap(), run.join("callgate"));
@@ -202,10 +187,7 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "").unwrap();
-        assert!(matches!(
-            places.private_dir(true),
-            Err(DirError::NotADirectory { .. })
-        ));
+        assert!(matches!(places.private_dir(true), Err(DirError::NotADirectory { .. })));
         std::fs::remove_file(&path).unwrap();
         make(&path, 0o710);
         assert!(matches!(
@@ -215,10 +197,7 @@ mod tests {
         make(&path, 0o700);
         assert!(places.private_dir(true).is_ok());
         places.uid += 1;
-        let theirs = root
-            .path()
-            .join("tmp")
-            .join(format!("callgate-{}", places.uid));
+        let theirs = root.path().join("tmp").join(format!("callgate-{}", places.uid));
         make(&theirs, 0o700);
         let refused = places.private_dir(true);
         assert!(matches!(refused, Err(DirError::WrongOwner { owner, .. }) if owner == uid()));

@@ -62,22 +62,14 @@ impl Listener {
         mode: u32,
         group: Option<u32>,
     ) -> Result<Listener, BindError> {
-        let len = socket_path
-            .file_name()
-            .map_or(0, |name| name.as_bytes().len());
+        let len = socket_path.file_name().map_or(0, |name| name.as_bytes().len());
         if len > NAME_LEN_MAX {
-            return Err(BindError::NameTooLong {
-                path: socket_path.to_owned(),
-                len,
-            });
+            return Err(BindError::NameTooLong { path: socket_path.to_owned(), len });
         }
         let (folder, name) = Folder::of(socket_path).map_err(|e| no_folder(socket_path, e))?;
         let generation = generation();
         let lock = InstanceLock::acquire(lock_path).map_err(|error| match error {
-            LockError::Held(pid) => BindError::InUse {
-                path: socket_path.to_owned(),
-                pid,
-            },
+            LockError::Held(pid) => BindError::InUse { path: socket_path.to_owned(), pid },
             LockError::Os("open", Errno::NOENT | Errno::NOTDIR) => {
                 no_folder(lock_path, Errno::NOENT)
             }
@@ -86,12 +78,7 @@ impl Listener {
         let mut temporary = OsString::from(".");
         temporary.push(name);
         temporary.push(".tmp");
-        let site = Site {
-            path: socket_path,
-            folder: &folder,
-            name,
-            temporary: &temporary,
-        };
+        let site = Site { path: socket_path, folder: &folder, name, temporary: &temporary };
         let (socket, file) = site.listen(mode, group)?;
         Ok(Listener {
             socket,
@@ -137,10 +124,8 @@ impl Drop for Listener {
         // We still have the lock, so no other server replaces the file between the two.
         let ours = statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
         if ours.is_ok_and(|stat| file_id(&stat) == self.file) {
-            let _ = at!(
-                "sys.endpoint.unlink",
-                unlinkat(&self.folder, &self.name, AtFlags::empty())
-            );
+            let _ =
+                at!("sys.endpoint.unlink", unlinkat(&self.folder, &self.name, AtFlags::empty()));
         }
     }
 }
@@ -192,9 +177,7 @@ impl Site<'_> {
     fn check_final(&self) -> Result<bool, BindError> {
         match statat(&self.folder.fd, self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if is_socket(&stat) => Ok(true),
-            Ok(_) => Err(BindError::NotASocket {
-                path: self.path.to_owned(),
-            }),
+            Ok(_) => Err(BindError::NotASocket { path: self.path.to_owned() }),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(failed("stat", self.path, error)),
         }
@@ -204,9 +187,7 @@ impl Site<'_> {
         match statat(&self.folder.fd, self.temporary, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(()),
             Ok(stat) if !is_socket(&stat) => {
-                return Err(BindError::NotASocket {
-                    path: self.folder.path.join(self.temporary),
-                });
+                return Err(BindError::NotASocket { path: self.folder.path.join(self.temporary) });
             }
             _ => {}
         }
@@ -227,26 +208,18 @@ impl Site<'_> {
             openat(&self.folder.fd, self.temporary, flags, Mode::empty()).map_err(os("open"))?;
         let stat = fstat(&file).map_err(os("fstat"))?;
         if !is_socket(&stat) {
-            return Err(BindError::NotASocket {
-                path: self.folder.path.join(self.temporary),
-            });
+            return Err(BindError::NotASocket { path: self.folder.path.join(self.temporary) });
         }
         // By the open file, not by its name: nobody can put a link in its place.
         if let Some(group) = group {
             let group = Some(Gid::from_raw(group));
-            at!(
-                "sys.endpoint.chown",
-                chownat(&file, "", None, group, AtFlags::EMPTY_PATH)
-            )
-            .map_err(os("chown"))?;
+            at!("sys.endpoint.chown", chownat(&file, "", None, group, AtFlags::EMPTY_PATH))
+                .map_err(os("chown"))?;
         }
         let by_proc = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let mode = Mode::from_raw_mode((mode & 0o777) as _);
-        at!(
-            "sys.endpoint.chmod",
-            chmodat(CWD, by_proc, mode, AtFlags::empty())
-        )
-        .map_err(os("chmod"))?;
+        at!("sys.endpoint.chmod", chmodat(CWD, by_proc, mode, AtFlags::empty()))
+            .map_err(os("chmod"))?;
         Ok(stat)
     }
 
@@ -254,10 +227,7 @@ impl Site<'_> {
     fn publish(&self, replaces: bool) -> Result<(), BindError> {
         let (folder, from, to) = (&self.folder.fd, self.temporary, self.name);
         let moved = if replaces {
-            at!(
-                "sys.endpoint.rename_over",
-                renameat(folder, from, folder, to)
-            )
+            at!("sys.endpoint.rename_over", renameat(folder, from, folder, to))
         } else {
             // Something that came there meanwhile isn't a server's, which would need the lock: it
             // is left alone.
@@ -266,17 +236,16 @@ impl Site<'_> {
                 renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE)
             ) {
                 // A file system without this flag.
-                Err(Errno::INVAL) => at!(
-                    "sys.endpoint.rename_plain",
-                    renameat(folder, from, folder, to)
-                ),
+                Err(Errno::INVAL) => {
+                    at!("sys.endpoint.rename_plain", renameat(folder, from, folder, to))
+                }
                 result => result,
             }
         };
         moved.map_err(|error| match error {
-            Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY => BindError::NotASocket {
-                path: self.path.to_owned(),
-            },
+            Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY => {
+                BindError::NotASocket { path: self.path.to_owned() }
+            }
             error => failed("rename", self.path, error),
         })
     }
@@ -284,23 +253,17 @@ impl Site<'_> {
 
 fn no_folder(path: &Path, error: Errno) -> BindError {
     match error {
-        Errno::NOENT | Errno::NOTDIR => BindError::NoDirectory {
-            path: path.parent().unwrap_or(Path::new("")).to_owned(),
-        },
+        Errno::NOENT | Errno::NOTDIR => {
+            BindError::NoDirectory { path: path.parent().unwrap_or(Path::new("")).to_owned() }
+        }
         error => failed("open", path, error),
     }
 }
 
 fn failed(call: &'static str, path: &Path, error: Errno) -> BindError {
     match error {
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => BindError::Denied {
-            path: path.to_owned(),
-        },
-        error => BindError::Os {
-            call,
-            path: path.to_owned(),
-            source: error.into(),
-        },
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => BindError::Denied { path: path.to_owned() },
+        error => BindError::Os { call, path: path.to_owned(), source: error.into() },
     }
 }
 

@@ -53,10 +53,7 @@ impl InstanceLock {
             OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mode = Mode::RUSR | Mode::WUSR;
         let fd = TrackedFd::open(|| {
-            at!(
-                "sys.endpoint.open_lock",
-                openat(&folder.fd, name, flags, mode)
-            )
+            at!("sys.endpoint.open_lock", openat(&folder.fd, name, flags, mode))
         });
         let fd = fd.map_err(|e| LockError::Os("open", e))?;
         let stat = fstat(&fd).map_err(|e| LockError::Os("fstat", e))?;
@@ -87,10 +84,7 @@ impl Drop for InstanceLock {
 
 fn take(fd: BorrowedFd<'_>) -> Result<(), LockError> {
     for _ in 0..ATTEMPTS {
-        match at!(
-            "sys.endpoint.setlk",
-            fcntl_lock(fd, FlockOperation::NonBlockingLockExclusive)
-        ) {
+        match at!("sys.endpoint.setlk", fcntl_lock(fd, FlockOperation::NonBlockingLockExclusive)) {
             Ok(()) => return Ok(()),
             Err(Errno::INTR) => continue,
             Err(Errno::AGAIN | Errno::ACCESS) => {}
@@ -108,10 +102,7 @@ fn take(fd: BorrowedFd<'_>) -> Result<(), LockError> {
 
 /// Who holds the lock, 0 for somebody whom the kernel can't name here.
 fn asked(fd: BorrowedFd<'_>) -> Result<Option<u32>, Errno> {
-    let lock = at!(
-        "sys.endpoint.getlk",
-        fcntl_getlk(fd, &Flock::from(FlockType::WriteLock))
-    )?;
+    let lock = at!("sys.endpoint.getlk", fcntl_getlk(fd, &Flock::from(FlockType::WriteLock)))?;
     Ok(lock.map(|lock| lock.pid.map_or(0, |pid| pid.as_raw_nonzero().get() as u32)))
 }
 
@@ -172,10 +163,8 @@ fn held() -> MutexGuard<'static, Vec<FileId>> {
         {
             return current.held.lock().unwrap_or_else(PoisonError::into_inner);
         }
-        let fresh = Box::into_raw(Box::new(Registry {
-            generation: generation(),
-            held: Mutex::default(),
-        }));
+        let fresh =
+            Box::into_raw(Box::new(Registry { generation: generation(), held: Mutex::default() }));
         match REGISTRY.compare_exchange(registry, fresh, AcqRel, Acquire) {
             Ok(_) => registry = fresh,
             Err(first) => {

@@ -21,11 +21,7 @@ struct Place {
 fn place() -> Place {
     let dir = tempfile::tempdir().unwrap();
     let (socket, lock) = (dir.path().join("echo.sock"), dir.path().join("echo.lock"));
-    Place {
-        _dir: dir,
-        socket,
-        lock,
-    }
+    Place { _dir: dir, socket, lock }
 }
 
 impl Place {
@@ -62,26 +58,13 @@ fn a_server_is_found_and_goes() {
 #[test]
 fn mode_and_group_are_set() {
     let place = place();
-    let listener = Listener::bind(
-        &place.socket,
-        &place.lock,
-        0o620,
-        Some(crate::process::gid()),
-    )
-    .unwrap();
+    let listener =
+        Listener::bind(&place.socket, &place.lock, 0o620, Some(crate::process::gid())).unwrap();
     let meta = std::fs::symlink_metadata(&place.socket).unwrap();
     assert!(meta.file_type().is_socket());
     assert_eq!(meta.permissions().mode() & 0o777, 0o620);
-    assert_eq!(
-        std::fs::metadata(&place.lock).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
-    assert_eq!(
-        std::fs::read_dir(place.socket.parent().unwrap())
-            .unwrap()
-            .count(),
-        2
-    );
+    assert_eq!(std::fs::metadata(&place.lock).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(place.socket.parent().unwrap()).unwrap().count(), 2);
     drop(listener);
 }
 
@@ -104,10 +87,7 @@ fn a_second_server_is_refused_by_name() {
     let link = place.socket.with_file_name("other.lock");
     std::fs::hard_link(&place.lock, &link).unwrap();
     let other = place.socket.with_file_name("other.sock");
-    assert!(matches!(
-        Listener::bind(&other, &link, 0o600, None),
-        Err(BindError::InUse { .. })
-    ));
+    assert!(matches!(Listener::bind(&other, &link, 0o600, None), Err(BindError::InUse { .. })));
     connect(&place.socket, None).unwrap();
 }
 
@@ -164,10 +144,7 @@ fn what_is_not_a_socket_is_left_alone() {
     std::fs::write(&place.socket, "precious").unwrap();
     assert!(matches!(place.bind(), Err(BindError::NotASocket { path }) if path == place.socket));
     assert_eq!(std::fs::read_to_string(&place.socket).unwrap(), "precious");
-    assert!(matches!(
-        connect(&place.socket, None),
-        Err(ConnectError::WrongKind { .. })
-    ));
+    assert!(matches!(connect(&place.socket, None), Err(ConnectError::WrongKind { .. })));
     assert_eq!(holder(&place.lock).unwrap(), None, "the lock is free again");
     std::fs::remove_file(&place.socket).unwrap();
     let temporary = place.socket.with_file_name(".echo.sock.tmp");
@@ -197,14 +174,8 @@ fn paths_may_be_long_but_names_may_not() {
     assert!(listener.accept().unwrap().is_some());
     let too_long = deep.join("n".repeat(crate::endpoint::NAME_LEN_MAX + 1));
     let refused = Listener::bind(&too_long, &deep.join("lock2"), 0o600, None);
-    assert!(matches!(
-        refused,
-        Err(BindError::NameTooLong { len: 81, .. })
-    ));
-    assert!(matches!(
-        connect(&too_long, None),
-        Err(ConnectError::NameTooLong { len: 81, .. })
-    ));
+    assert!(matches!(refused, Err(BindError::NameTooLong { len: 81, .. })));
+    assert!(matches!(connect(&too_long, None), Err(ConnectError::NameTooLong { len: 81, .. })));
 }
 
 #[test]
@@ -227,19 +198,11 @@ fn a_missing_folder_and_a_strange_lock_are_named() {
 fn another_kind_of_socket_and_a_full_queue() {
     let place = place();
     let stream = std::os::unix::net::UnixListener::bind(&place.socket).unwrap();
-    assert!(matches!(
-        connect(&place.socket, None),
-        Err(ConnectError::WrongKind { .. })
-    ));
+    assert!(matches!(connect(&place.socket, None), Err(ConnectError::WrongKind { .. })));
     drop(stream);
     std::fs::remove_file(&place.socket).unwrap();
-    let full = socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .unwrap();
+    let full = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .unwrap();
     bind_to(&full, &SocketAddrUnix::new(&place.socket).unwrap()).unwrap();
     listen(&full, 0).unwrap();
     let _queued = connect(&place.socket, None).unwrap();

@@ -16,11 +16,7 @@ pub fn cpus_usable() -> usize {
     };
     let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    by_mask
-        .min(quota(&cgroup, &mounts, |path| {
-            std::fs::read_to_string(path).ok()
-        }))
-        .max(1)
+    by_mask.min(quota(&cgroup, &mounts, |path| std::fs::read_to_string(path).ok())).max(1)
 }
 
 /// The least quota of the process's cgroups in whole CPUs, `usize::MAX` for none.
@@ -41,15 +37,9 @@ fn quota(cgroup: &str, mounts: &str, read: impl Fn(&Path) -> Option<String>) -> 
         let Some((mount, root)) = find_mount(mounts, version_2) else {
             continue;
         };
-        let below = Path::new(group)
-            .strip_prefix(&root)
-            .unwrap_or(Path::new(""));
+        let below = Path::new(group).strip_prefix(&root).unwrap_or(Path::new(""));
         for folder in mount.join(below).ancestors() {
-            let cpus = if version_2 {
-                quota_v2(folder, &read)
-            } else {
-                quota_v1(folder, &read)
-            };
+            let cpus = if version_2 { quota_v2(folder, &read) } else { quota_v1(folder, &read) };
             least = least.min(cpus.unwrap_or(usize::MAX));
             if folder == mount {
                 break;
@@ -131,9 +121,6 @@ mod tests {
             "/sys/fs/cgroup/cpu,cpuacct/y/cpu.cfs_period_us" => Some("100000\n".to_owned()),
             _ => None,
         };
-        assert_eq!(
-            quota("4:memory:/q\n3:cpu,cpuacct:/docker/x/y\n", mounts, read),
-            4
-        );
+        assert_eq!(quota("4:memory:/q\n3:cpu,cpuacct:/docker/x/y\n", mounts, read), 4);
     }
 }

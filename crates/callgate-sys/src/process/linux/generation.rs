@@ -82,10 +82,7 @@ fn set_up() {
     let _ = unsafe { madvise(page, size, Advice::LinuxWipeOnFork) };
     // No lock around this: a fork in the middle would leave it locked in the child for ever.
     let none = (&raw const NO_PAGE).cast_mut();
-    if WORD
-        .compare_exchange(none, page.cast(), Relaxed, Relaxed)
-        .is_err()
-    {
+    if WORD.compare_exchange(none, page.cast(), Relaxed, Relaxed).is_err() {
         // SAFETY: another thread was first; nobody has seen this page.
         let _ = unsafe { munmap(page, size) };
     }

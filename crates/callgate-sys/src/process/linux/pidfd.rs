@@ -48,10 +48,7 @@ impl PidFd {
     pub(super) fn by_id(socket: &Socket) -> io::Result<PidFd> {
         let pid = socket_peercred(socket.as_fd())?.pid;
         let fd = TrackedFd::open(|| {
-            at!(
-                "sys.process.pidfd_open",
-                pidfd_open(pid, PidfdFlags::empty())
-            )
+            at!("sys.process.pidfd_open", pidfd_open(pid, PidfdFlags::empty()))
         })?;
         if socket.is_closed() {
             return Err(Errno::SRCH.into());
@@ -64,10 +61,7 @@ impl PidFd {
     /// A stopped or starved process is not dead.
     pub fn is_dead(&self) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let polled = at!("sys.process.poll_pidfd", poll(&mut fds, Some(&now)));
         polled.is_ok() && fds[0].revents().intersects(PollFlags::IN | PollFlags::HUP)
     }

@@ -39,10 +39,7 @@ fn a_forked_child_keeps_no_connection() {
     child.await_ready();
     assert!(!ours.is_closed());
     drop(theirs);
-    assert!(
-        ours.is_closed(),
-        "the child, which lives, still holds the other end"
-    );
+    assert!(ours.is_closed(), "the child, which lives, still holds the other end");
     child.release();
     assert!(child.join());
 }
@@ -53,9 +50,8 @@ fn a_handle_in_a_forked_child_fails_and_harms_nothing() {
     let mut slot = Some(theirs);
     let child = Child::fork(|_| {
         let theirs = slot.take();
-        let refused = theirs
-            .as_ref()
-            .is_some_and(|socket| socket.ring() == Ring::Gone && socket.is_closed());
+        let refused =
+            theirs.as_ref().is_some_and(|socket| socket.ring() == Ring::Gone && socket.is_closed());
         drop(theirs);
         refused
     });
@@ -80,19 +76,13 @@ fn a_peer_process_dies() {
     child.await_ready();
     let socket = listener.accept().unwrap().expect("a connection");
     let identity = socket.peer().unwrap();
-    assert_eq!(
-        (identity.pid, identity.uid, identity.gid),
-        (child.pid(), uid(), gid())
-    );
+    assert_eq!((identity.pid, identity.uid, identity.gid), (child.pid(), uid(), gid()));
     let peer = PidFd::peer_of(&socket).unwrap();
     let by_id = PidFd::by_id(&socket).unwrap();
     assert!(!peer.is_dead() && !by_id.is_dead() && !socket.is_closed());
     child.kill();
     assert!(peer.is_dead() && by_id.is_dead() && socket.is_closed());
-    assert_eq!(
-        PidFd::by_id(&socket).unwrap_err().raw_os_error(),
-        Some(libc::ESRCH)
-    );
+    assert_eq!(PidFd::by_id(&socket).unwrap_err().raw_os_error(), Some(libc::ESRCH));
 }
 
 #[test]

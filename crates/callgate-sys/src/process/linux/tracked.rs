@@ -100,9 +100,7 @@ static LOST: AtomicU32 = AtomicU32::new(0);
 /// it is wiped already.
 static ENTERED: AtomicU32 = AtomicU32::new(0);
 
-static TABLE: Table = Table {
-    chunks: [const { AtomicPtr::new(std::ptr::null_mut()) }; CHUNKS],
-};
+static TABLE: Table = Table { chunks: [const { AtomicPtr::new(std::ptr::null_mut()) }; CHUNKS] };
 
 const CHUNKS: usize = 2048;
 const WORDS: usize = 512;
@@ -188,9 +186,7 @@ struct Gate {
 // by a forked child's handler, when that child has one thread.
 unsafe impl Sync for Gate {}
 
-static GATE: Gate = Gate {
-    lock: UnsafeCell::new(libc::PTHREAD_RWLOCK_INITIALIZER),
-};
+static GATE: Gate = Gate { lock: UnsafeCell::new(libc::PTHREAD_RWLOCK_INITIALIZER) };
 
 /// Proof that no fork of this process happens now.
 struct NoFork {
@@ -274,37 +270,15 @@ mod tests {
 
     #[test]
     fn the_table_finds_what_was_set() {
-        let table = Table {
-            chunks: [const { AtomicPtr::new(std::ptr::null_mut()) }; CHUNKS],
-        };
-        let numbers = [
-            0,
-            1,
-            63,
-            64,
-            20_000,
-            BITS as RawFd - 1,
-            BITS as RawFd,
-            1_048_575,
-        ];
+        let table = Table { chunks: [const { AtomicPtr::new(std::ptr::null_mut()) }; CHUNKS] };
+        let numbers = [0, 1, 63, 64, 20_000, BITS as RawFd - 1, BITS as RawFd, 1_048_575];
         for fd in numbers {
             table.set(fd);
         }
         table.clear(64);
         let mut found = Vec::new();
         table.for_each(|fd| found.push(fd));
-        assert_eq!(
-            found,
-            [
-                0,
-                1,
-                63,
-                20_000,
-                BITS as RawFd - 1,
-                BITS as RawFd,
-                1_048_575
-            ]
-        );
+        assert_eq!(found, [0, 1, 63, 20_000, BITS as RawFd - 1, BITS as RawFd, 1_048_575]);
         table.set(-1);
         table.set(RawFd::MAX);
     }

@@ -49,11 +49,7 @@ mod arch {
     unsafe fn wide(src: *const u8, dst: *mut u8, len: usize) {
         // Long copies start with 32 bytes that overlap what follows, so that the others are stored
         // aligned. Bytes that are read twice are a mixture all the same.
-        let skip = if len >= ALIGN_MIN {
-            32 - dst.addr() % 32
-        } else {
-            0
-        };
+        let skip = if len >= ALIGN_MIN { 32 - dst.addr() % 32 } else { 0 };
         // SAFETY: len >= 128, so 32 bytes are there at both ends, and skip is at most 32; each loop
         // runs only while its step is left, so it touches no byte beyond. Every ymm register is
         // named, since vzeroupper changes them all.
@@ -267,12 +263,7 @@ mod tests {
                     source[from..from + len],
                     "{len} bytes from {from} to {to}"
                 );
-                assert!(
-                    target[..to]
-                        .iter()
-                        .chain(&target[to + len..])
-                        .all(|&byte| byte == 0xEE)
-                );
+                assert!(target[..to].iter().chain(&target[to + len..]).all(|&byte| byte == 0xEE));
             }
         }
     }

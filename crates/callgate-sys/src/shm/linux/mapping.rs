@@ -37,21 +37,10 @@ impl Mapping {
         TrackedFd::no_fork(|| {
             // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
             let start = at!("sys.shm.mmap", unsafe {
-                mmap(
-                    std::ptr::null_mut(),
-                    len,
-                    protection,
-                    MapFlags::SHARED,
-                    fd,
-                    0,
-                )
+                mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, fd, 0)
             })?;
             let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
-            let mapping = Mapping {
-                start,
-                len,
-                generation,
-            };
+            let mapping = Mapping { start, len, generation };
             mapping.advise(Advice::LinuxDontFork)?;
             Ok(mapping)
         })
@@ -92,9 +81,7 @@ impl Drop for Mapping {
         if is_current(self.generation) {
             // SAFETY: the range is what `new` mapped, and the owner, who answered for its pointers,
             // gives it up.
-            let _ = at!("sys.shm.munmap", unsafe {
-                munmap(self.start.as_ptr().cast(), self.len)
-            });
+            let _ = at!("sys.shm.munmap", unsafe { munmap(self.start.as_ptr().cast(), self.len) });
         }
     }
 }
@@ -157,9 +144,7 @@ impl PayloadReader {
     /// [`Rejected`] says which check failed; nothing is mapped then, and the descriptor is closed.
     pub fn accept(fd: MemFd, len: usize) -> Result<PayloadReader, Rejected> {
         fd.check(len, PAYLOAD_SEALS)?;
-        Ok(PayloadReader(
-            Mapping::new(&fd, len, ProtFlags::READ).map_err(|e| failed("mmap", e))?,
-        ))
+        Ok(PayloadReader(Mapping::new(&fd, len, ProtFlags::READ).map_err(|e| failed("mmap", e))?))
     }
 
     /// Gives the address of the first byte; readable for [`PayloadReader::len`] bytes while this

@@ -27,17 +27,12 @@ impl MemFd {
     /// Makes `len` bytes of zeros, every page of them allocated, none sealed. Blocks as long as the
     /// kernel zeroes memory.
     pub(super) fn create(len: usize) -> io::Result<MemFd> {
-        let size = u64::try_from(len)
-            .ok()
-            .filter(|&size| size > 0 && i64::try_from(size).is_ok());
+        let size = u64::try_from(len).ok().filter(|&size| size > 0 && i64::try_from(size).is_ok());
         let size = size.ok_or(io::ErrorKind::InvalidInput)?;
         let fd = MemFd(TrackedFd::open(open)?);
         at!("sys.shm.ftruncate", ftruncate(&fd.0, size))?;
         loop {
-            match at!(
-                "sys.shm.fallocate",
-                fallocate(&fd.0, FallocateFlags::empty(), 0, size)
-            ) {
+            match at!("sys.shm.fallocate", fallocate(&fd.0, FallocateFlags::empty(), 0, size)) {
                 Err(Errno::INTR) => continue,
                 result => break result?,
             }
@@ -47,10 +42,7 @@ impl MemFd {
 
     /// Sets `seals` and forbids any other.
     pub(super) fn seal(&self, seals: SealFlags) -> io::Result<()> {
-        Ok(at!(
-            "sys.shm.add_seals",
-            fcntl_add_seals(&self.0, seals | SealFlags::SEAL)
-        )?)
+        Ok(at!("sys.shm.add_seals", fcntl_add_seals(&self.0, seals | SealFlags::SEAL))?)
     }
 
     /// Checks that it is memory of exactly `len` bytes with `seals` set and no page missing.
@@ -68,10 +60,7 @@ impl MemFd {
         };
         // A mask, not equality: kernels add seals of their own (F_SEAL_EXEC).
         if !have.contains(want) {
-            return Err(Rejected::MissingSeals {
-                have: have.bits(),
-                want: want.bits(),
-            });
+            return Err(Rejected::MissingSeals { have: have.bits(), want: want.bits() });
         }
         let statfs = at!("sys.shm.fstatfs", fstatfs(&self.0)).map_err(|e| failed("fstatfs", e))?;
         let magic = statfs.f_type as u64;
@@ -85,10 +74,7 @@ impl MemFd {
         }
         match at!("sys.shm.seek_hole", seek(&self.0, SeekFrom::Hole(0))) {
             Ok(first_hole) if first_hole == want => Ok(()),
-            Ok(first_hole) => Err(Rejected::Holes {
-                first_hole,
-                size: want,
-            }),
+            Ok(first_hole) => Err(Rejected::Holes { first_hole, size: want }),
             Err(error) => Err(failed("lseek(SEEK_HOLE)", error)),
         }
     }
@@ -114,10 +100,7 @@ impl From<TrackedFd> for MemFd {
 
 fn open() -> Result<OwnedFd, Errno> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    match at!(
-        "sys.shm.memfd_create",
-        memfd_create(c"callgate", flags | MemfdFlags::NOEXEC_SEAL)
-    ) {
+    match at!("sys.shm.memfd_create", memfd_create(c"callgate", flags | MemfdFlags::NOEXEC_SEAL)) {
         // Before Linux 6.3.
         Err(Errno::INVAL) => at!("sys.shm.memfd_create_old", memfd_create(c"callgate", flags)),
         result => result,
@@ -125,8 +108,5 @@ fn open() -> Result<OwnedFd, Errno> {
 }
 
 pub(super) fn failed(call: &'static str, error: Errno) -> Rejected {
-    Rejected::Os {
-        call,
-        source: error.into(),
-    }
+    Rejected::Os { call, source: error.into() }
 }

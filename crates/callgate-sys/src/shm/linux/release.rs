@@ -41,10 +41,7 @@ impl ReleaseWatch {
     pub fn new() -> io::Result<ReleaseWatch> {
         let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
         let inotify = TrackedFd::open(|| at!("sys.shm.inotify_init", inotify::init(flags)))?;
-        Ok(ReleaseWatch {
-            inotify,
-            watched: Mutex::default(),
-        })
+        Ok(ReleaseWatch { inotify, watched: Mutex::default() })
     }
 
     /// Starts to watch the memory behind `fd`, which is still open and so not gone. Doesn't keep it
@@ -120,9 +117,6 @@ impl AsFd for ReleaseWatch {
 
 /// Reads `inotify wd:HEX ino:... ...` lines.
 fn watches(fdinfo: &str) -> HashSet<i32> {
-    let ids = fdinfo
-        .lines()
-        .filter_map(|line| line.strip_prefix("inotify wd:")?.split(' ').next());
-    ids.filter_map(|id| i32::from_str_radix(id, 16).ok())
-        .collect()
+    let ids = fdinfo.lines().filter_map(|line| line.strip_prefix("inotify wd:")?.split(' ').next());
+    ids.filter_map(|id| i32::from_str_radix(id, 16).ok()).collect()
 }

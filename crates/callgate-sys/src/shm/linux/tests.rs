@@ -10,18 +10,13 @@ use super::*;
 use crate::shm::Rejected;
 use crate::testing::{Child, open_count, readable_soon, untracked};
 
-const PAYLOAD: SealFlags = SealFlags::SHRINK
-    .union(SealFlags::GROW)
-    .union(SealFlags::FUTURE_WRITE)
-    .union(SealFlags::SEAL);
+const PAYLOAD: SealFlags =
+    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
 
 /// A memfd of `pages`, every byte written, not sealed.
 fn memfd(pages: usize) -> OwnedFd {
-    let fd = memfd_create(
-        "callgate-test",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )
-    .unwrap();
+    let fd =
+        memfd_create("callgate-test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     rustix::io::write(&fd, &vec![1; pages * page_size()]).unwrap();
     fd
 }
@@ -58,10 +53,7 @@ fn what_is_written_is_read_and_nobody_else_can_write() {
     }
     assert_eq!(rustix::io::pwrite(&peer, b"x", 0), Err(Errno::PERM));
     let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    assert_eq!(
-        fallocate(&peer, punch, 0, page_size() as u64),
-        Err(Errno::PERM)
-    );
+    assert_eq!(fallocate(&peer, punch, 0, page_size() as u64), Err(Errno::PERM));
     assert_eq!(ftruncate(&peer, 0), Err(Errno::PERM));
     assert_eq!(fcntl_add_seals(&peer, SealFlags::WRITE), Err(Errno::PERM));
 }
@@ -78,12 +70,7 @@ fn odd_lengths_and_none() {
 
 #[test]
 fn each_missing_seal_is_noticed() {
-    for missing in [
-        SealFlags::SHRINK,
-        SealFlags::GROW,
-        SealFlags::FUTURE_WRITE,
-        SealFlags::SEAL,
-    ] {
+    for missing in [SealFlags::SHRINK, SealFlags::GROW, SealFlags::FUTURE_WRITE, SealFlags::SEAL] {
         let fd = memfd(1);
         fcntl_add_seals(&fd, PAYLOAD - missing).unwrap();
         match accept(fd, page_size()) {
@@ -96,20 +83,12 @@ fn each_missing_seal_is_noticed() {
     }
     let more = memfd(1);
     fcntl_add_seals(&more, PAYLOAD | SealFlags::WRITE).unwrap();
-    assert!(
-        accept(more, page_size()).is_ok(),
-        "more seals than needed are no fault"
-    );
+    assert!(accept(more, page_size()).is_ok(), "more seals than needed are no fault");
 }
 
 #[test]
 fn size_is_exact() {
-    for (pages, len) in [
-        (1, 2 * page_size()),
-        (2, page_size()),
-        (1, page_size() - 1),
-        (1, 0),
-    ] {
+    for (pages, len) in [(1, 2 * page_size()), (2, page_size()), (1, page_size() - 1), (1, 0)] {
         let fd = memfd(pages);
         fcntl_add_seals(&fd, PAYLOAD).unwrap();
         match accept(fd, len) {
@@ -127,13 +106,8 @@ fn holes_are_found_however_hidden() {
     let sparse = memfd(1);
     ftruncate(&sparse, 4 * page).unwrap();
     let punched = memfd(4);
-    fallocate(
-        &punched,
-        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-        page,
-        page,
-    )
-    .unwrap();
+    fallocate(&punched, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, page, page)
+        .unwrap();
     // As many blocks as a full one has, but beyond its end.
     let forged = memfd(1);
     ftruncate(&forged, 4 * page).unwrap();
@@ -167,10 +141,7 @@ fn other_kinds_of_descriptors_are_refused() {
         && ftruncate(&huge, 2 << 20).is_ok()
         && fcntl_add_seals(&huge, PAYLOAD).is_ok()
     {
-        assert!(matches!(
-            accept(huge, 2 << 20),
-            Err(Rejected::NotTmpfs { .. })
-        ));
+        assert!(matches!(accept(huge, 2 << 20), Err(Rejected::NotTmpfs { .. })));
     }
 }
 
@@ -182,34 +153,19 @@ fn control_memory_is_written_by_both_and_survives_a_punch() {
     let theirs = Control::accept(fd, len).unwrap();
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
     // SAFETY: the first word of mappings that outlive the references; only atomics touch it.
-    let (a, b) = unsafe {
-        (
-            &*ours.as_ptr().cast::<AtomicU32>(),
-            &*theirs.as_ptr().cast::<AtomicU32>(),
-        )
-    };
+    let (a, b) =
+        unsafe { (&*ours.as_ptr().cast::<AtomicU32>(), &*theirs.as_ptr().cast::<AtomicU32>()) };
     a.store(5, Relaxed);
     assert_eq!(b.fetch_add(1, Relaxed), 5);
     assert_eq!(a.load(Relaxed), 6);
-    fallocate(
-        &peer,
-        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-        0,
-        len as u64,
-    )
-    .unwrap();
+    fallocate(&peer, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, len as u64)
+        .unwrap();
     assert_eq!(a.load(Relaxed), 0);
     assert_eq!(ftruncate(&peer, 0), Err(Errno::PERM));
-    assert!(matches!(
-        Control::accept(memfd(1).into(), len),
-        Err(Rejected::MissingSeals { .. })
-    ));
+    assert!(matches!(Control::accept(memfd(1).into(), len), Err(Rejected::MissingSeals { .. })));
     let payload = memfd(1);
     fcntl_add_seals(&payload, PAYLOAD).unwrap();
-    assert!(matches!(
-        Control::accept(payload.into(), len),
-        Err(Rejected::Os { call: "mmap", .. })
-    ));
+    assert!(matches!(Control::accept(payload.into(), len), Err(Rejected::Os { call: "mmap", .. })));
 }
 
 #[test]
@@ -308,9 +264,7 @@ fn after_an_overflow_the_kernel_is_asked() {
     let mut expected = std::collections::HashSet::new();
     // Each region queues two events, its deletion and the end of its watch.
     for _ in 0..limit / 2 + 100 {
-        let fd: MemFd = memfd_create("callgate-test", MemfdFlags::CLOEXEC)
-            .unwrap()
-            .into();
+        let fd: MemFd = memfd_create("callgate-test", MemfdFlags::CLOEXEC).unwrap().into();
         expected.insert(watch.watch(&fd).unwrap());
     }
     watch.drain(|id| assert!(expected.remove(&id) && id != kept_id));

@@ -1,0 +1,560 @@
+//! One connection of a client: set-up, sending calls, and its end.
+//!
+//! The order of locks is `submit`, then `incoming`; neither is held while a caller waits for a reply.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use callgate_proto::Violation;
+use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN};
+use callgate_proto::body::{Body, Place, Think};
+use callgate_proto::cell::Deadline;
+use callgate_proto::chain::{Submitter, Ticket, publish};
+use callgate_proto::life::Life;
+use callgate_proto::pace::CallerPace;
+use callgate_proto::wire::{Message, Welcome};
+use callgate_sys::process::{self, Identity, PidFd};
+use callgate_sys::shm::{PayloadWriter, page_size};
+use callgate_sys::socket::{RecvError, Ring, SendError, Socket};
+use callgate_sys::{clock, process as sys_process};
+
+use crate::error::{CallError, Side, Started};
+use crate::options::{ClientOptions, WhenFull};
+use crate::region::{ControlView, Incoming, SharedBytes};
+use crate::wait::end_and_wake;
+
+/// How long a caller that waits for a free cell sleeps at most before it looks for late replies itself.
+const ROOM_SLICE: Duration = Duration::from_millis(1);
+/// Quiet seconds after which a connection keeps no payload memory at all.
+const QUIET_ROUNDS_MAX: u32 = 10;
+
+/// A connection to one life of a server.
+pub(crate) struct Connection {
+    pub(super) control: ControlView,
+    pub(super) socket: Socket,
+    pub(super) server_process: PidFd,
+    pub(super) server: Identity,
+    pub(super) welcome: Welcome,
+    pub(super) life: Life,
+    pub(super) pace: CallerPace,
+    pub(super) path: PathBuf,
+    pub(super) options: ClientOptions,
+    me: Weak<Connection>,
+    generation: u32,
+    end: OnceLock<End>,
+    submit: Mutex<Submit>,
+    room: Condvar,
+    room_waiters: AtomicU32,
+    incoming: Mutex<Incoming>,
+}
+
+/// Why a connection ended.
+enum End {
+    Closed,
+    Violation(Violation),
+}
+
+/// The sending side's private state.
+struct Submit {
+    submitter: Submitter,
+    out: Outgoing<PayloadWriter>,
+    unsent_retires: Vec<u32>,
+    given_up: Vec<Sent>,
+    slept_at_ns: Option<u64>,
+    drawn: u64,
+    drawn_at_tidy: u64,
+    quiet_rounds: u32,
+    tidying: bool,
+}
+
+/// A call that was published, with the memory that it holds.
+#[derive(Clone, Copy)]
+pub(crate) struct Sent {
+    pub(crate) ticket: Ticket,
+    pub(crate) block: Option<Block>,
+    pub(crate) rang: bool,
+}
+
+/// What a call carries besides its payload.
+#[derive(Clone, Copy)]
+pub(crate) struct Sending {
+    pub(crate) method: u32,
+    pub(crate) deadline_ns: Option<u64>,
+}
+
+impl Connection {
+    #[expect(clippy::too_many_arguments, reason = "the parts that `handshake` put together")]
+    pub(super) fn new(
+        me: Weak<Connection>,
+        control: ControlView,
+        socket: Socket,
+        server_process: PidFd,
+        server: Identity,
+        welcome: Welcome,
+        path: PathBuf,
+        options: ClientOptions,
+    ) -> Self {
+        let cells = control.cells().len();
+        #[expect(clippy::cast_possible_truncation, reason = "at most CELLS_MAX")]
+        let submitter = Submitter::new(cells as u32);
+        let quota = welcome.quota.min(options.bytes);
+        let submit = Submit {
+            submitter,
+            out: Outgoing::new(quota, cells, page_size() as u64),
+            unsent_retires: Vec::new(),
+            given_up: Vec::new(),
+            slept_at_ns: None,
+            drawn: 0,
+            drawn_at_tidy: 0,
+            quiet_rounds: 0,
+            tidying: false,
+        };
+        Self {
+            control,
+            socket,
+            server_process,
+            server,
+            welcome,
+            life: Life::default(),
+            pace: CallerPace::default(),
+            path,
+            me,
+            generation: process::generation(),
+            end: OnceLock::new(),
+            submit: Mutex::new(submit),
+            room: Condvar::new(),
+            room_waiters: AtomicU32::new(0),
+            incoming: Mutex::new(Incoming::new(options.bytes)),
+            options,
+        }
+    }
+
+    /// Whether this process made the connection, rather than a parent of it.
+    #[inline]
+    pub(super) fn is_ours(&self) -> bool {
+        sys_process::is_current(self.generation)
+    }
+
+    #[inline]
+    pub(super) fn has_ended(&self) -> bool {
+        self.life.has_ended()
+    }
+
+    fn submit(&self) -> MutexGuard<'_, Submit> {
+        self.submit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes a call. On an error nothing was sent, and `block` has been given back.
+    pub(super) fn send(
+        &self,
+        sending: Sending,
+        body: Body,
+        block: Option<Block>,
+    ) -> Result<Sent, CallError> {
+        let deadline = match sending.deadline_ns {
+            Some(deadline_ns) => Deadline::encode(deadline_ns, clock::now_ns()),
+            None => Deadline::NONE,
+        };
+        let mut submit = self.submit();
+        let ticket = match submit.submitter.draw() {
+            Some(ticket) => ticket,
+            None => match self.wait_for_cell(submit, sending.deadline_ns) {
+                Ok((guard, ticket)) => {
+                    submit = guard;
+                    ticket
+                }
+                Err(error) => {
+                    self.give_back(block);
+                    return Err(error);
+                }
+            },
+        };
+        submit.drawn += 1;
+        let think = match submit.slept_at_ns.take() {
+            Some(slept_at_ns) => Think::from_ns(clock::now_ns().saturating_sub(slept_at_ns)),
+            None => Think::UNKNOWN,
+        };
+        let rang = publish(self.control.cells(), ticket, sending.method, think, deadline, body);
+        if !submit.given_up.is_empty() {
+            self.collect_late_replies(&mut submit);
+        }
+        drop(submit);
+        if rang && self.socket.ring() == Ring::Gone {
+            self.end(End::Closed);
+        }
+        Ok(Sent { ticket, block, rang })
+    }
+
+    /// No cell is free: collects late replies, and where the user wants it waits for a call to end.
+    #[cold]
+    fn wait_for_cell<'a>(
+        &'a self,
+        mut submit: MutexGuard<'a, Submit>,
+        deadline_ns: Option<u64>,
+    ) -> Result<(MutexGuard<'a, Submit>, Ticket), CallError> {
+        let began_ns = clock::now_ns();
+        loop {
+            self.collect_late_replies(&mut submit);
+            if let Some(ticket) = submit.submitter.draw() {
+                return Ok((submit, ticket));
+            }
+            if self.has_ended() {
+                drop(submit);
+                return Err(self.not_started());
+            }
+            if self.options.when_full == WhenFull::Fail {
+                return Err(CallError::TooManyInFlight { limit: self.options.in_flight });
+            }
+            if deadline_ns.is_some_and(|deadline| clock::now_ns() >= deadline) {
+                return Err(CallError::DeadlineExceeded { waited: crate::wait::since(began_ns) });
+            }
+            submit = self.wait_for_room(submit);
+        }
+    }
+
+    fn wait_for_room<'a>(&self, submit: MutexGuard<'a, Submit>) -> MutexGuard<'a, Submit> {
+        self.room_waiters.fetch_add(1, Ordering::Relaxed);
+        let waited = self.room.wait_timeout(submit, ROOM_SLICE);
+        self.room_waiters.fetch_sub(1, Ordering::Relaxed);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Finds room for a request of `len` bytes in shared memory, making more when there is none.
+    pub(super) fn place(&self, len: u64, deadline_ns: Option<u64>) -> Result<Block, CallError> {
+        let began_ns = clock::now_ns();
+        let mut submit = self.submit();
+        let mut spare: Option<(PayloadWriter, callgate_sys::shm::MemFd)> = None;
+        loop {
+            if self.has_ended() {
+                return Err(self.not_started());
+            }
+            match submit.out.place(len) {
+                Placing::Placed(block) => {
+                    if let Some(fresh) = spare {
+                        // Another thread made room meanwhile; ours was never announced.
+                        drop(submit);
+                        drop(fresh);
+                    }
+                    return Ok(block);
+                }
+                Placing::Grow(size) => match spare.take() {
+                    Some((region, fd)) if region.len() as u64 <= size.max(len) => {
+                        submit = self.announce(submit, region, fd, deadline_ns)?;
+                    }
+                    _ => {
+                        // Populating takes long; other callers go on meanwhile.
+                        drop(submit);
+                        spare = Some(self.make_region(len, size)?);
+                        submit = self.submit();
+                    }
+                },
+                Placing::Full => {
+                    self.collect_late_replies(&mut submit);
+                    let freed = self.retire(&mut submit, 0);
+                    if freed {
+                        continue;
+                    }
+                    let timed_out = deadline_ns.is_some_and(|end| clock::now_ns() >= end);
+                    if timed_out {
+                        let waited = crate::wait::since(began_ns);
+                        return Err(CallError::DeadlineExceeded { waited });
+                    }
+                    let quota = self.welcome.quota.min(self.options.bytes);
+                    if self.options.when_full == WhenFull::Fail || len > quota {
+                        return Err(CallError::NoMemory { len, quota, source: None });
+                    }
+                    submit = self.wait_for_room(submit);
+                }
+            }
+        }
+    }
+
+    fn make_region(
+        &self,
+        len: u64,
+        size: u64,
+    ) -> Result<(PayloadWriter, callgate_sys::shm::MemFd), CallError> {
+        let quota = self.welcome.quota.min(self.options.bytes);
+        let made = usize::try_from(size)
+            .map_err(|_| std::io::ErrorKind::OutOfMemory.into())
+            .and_then(PayloadWriter::create);
+        made.map_err(|source| CallError::NoMemory { len, quota, source: Some(source) })
+    }
+
+    /// Tells the server of a new region and adds it. Keeps the lock, so that ids and messages have one order.
+    fn announce<'a>(
+        &'a self,
+        mut submit: MutexGuard<'a, Submit>,
+        region: PayloadWriter,
+        fd: callgate_sys::shm::MemFd,
+        deadline_ns: Option<u64>,
+    ) -> Result<MutexGuard<'a, Submit>, CallError> {
+        use std::os::fd::AsFd;
+        let size = region.len() as u64;
+        loop {
+            self.flush_retires(&mut submit);
+            let message = Message::Region { id: submit.out.next_id(), size }.encode();
+            let sent = if submit.unsent_retires.is_empty() {
+                self.socket.send(message.as_bytes(), Some(fd.as_fd()))
+            } else {
+                Err(SendError::Full)
+            };
+            match sent {
+                Ok(()) => {
+                    submit.out.add(size, region);
+                    self.keep_tidy(&mut submit);
+                    return Ok(submit);
+                }
+                Err(SendError::Full | SendError::TooManyDescriptors) => {
+                    // The server is busy; it reads when it comes round.
+                    drop(submit);
+                    let slice = clock::deadline_ns(Duration::from_millis(20));
+                    let until = deadline_ns.map_or(slice, |deadline| deadline.min(slice));
+                    let began_ns = clock::now_ns();
+                    let _ = self.socket.wait_writable(Some(until));
+                    sys_process::yield_now();
+                    if deadline_ns.is_some_and(|deadline| clock::now_ns() >= deadline) {
+                        let waited = crate::wait::since(began_ns);
+                        return Err(CallError::DeadlineExceeded { waited });
+                    }
+                    submit = self.submit();
+                    if self.has_ended() {
+                        return Err(self.not_started());
+                    }
+                }
+                Err(SendError::Closed) => {
+                    drop(submit);
+                    self.end(End::Closed);
+                    return Err(self.not_started());
+                }
+                Err(SendError::Os(source)) => {
+                    let what = "cannot send payload memory to the server".into();
+                    return Err(CallError::Os { what, source });
+                }
+            }
+        }
+    }
+
+    /// The bytes of a block.
+    ///
+    /// # Safety
+    /// The block was returned by [`Connection::place`] and not given back; the caller uses it alone, and not longer than
+    /// the connection lives.
+    pub(super) unsafe fn block_mut<'a>(&self, block: Block) -> &'a mut [u8] {
+        let submit = self.submit();
+        let Place { offset, len, .. } = block.place;
+        #[expect(clippy::cast_possible_truncation, reason = "inside a mapping")]
+        // SAFETY: `place` took the block from this region's arena for this caller (contract); a region with a live block
+        // is never retired, and all regions live as long as the connection.
+        unsafe {
+            crate::region::block_mut(submit.out.region(block), offset, len as usize)
+        }
+    }
+
+    /// Gives a request's memory back.
+    pub(super) fn give_back(&self, block: Option<Block>) {
+        if let Some(block) = block {
+            let mut submit = self.submit();
+            submit.out.give_back(block);
+            self.tell_room();
+        }
+    }
+
+    /// A call has ended and its reply was consumed: its cell and memory are free.
+    #[inline]
+    pub(super) fn finish(&self, sent: Sent, slept: bool) {
+        let mut submit = self.submit();
+        submit.submitter.put_back(sent.ticket.cell);
+        if let Some(block) = sent.block {
+            submit.out.give_back(block);
+        }
+        if slept {
+            submit.slept_at_ns = Some(clock::now_ns());
+        }
+        drop(submit);
+        self.tell_room();
+    }
+
+    #[inline]
+    fn tell_room(&self) {
+        if self.room_waiters.load(Ordering::Relaxed) > 0 {
+            self.room.notify_all();
+        }
+    }
+
+    /// Cancels a call that nobody waits for any more. Its cell and memory stay taken until its reply is there.
+    pub(super) fn give_up(&self, sent: Sent) {
+        self.control.cell(sent.ticket.cell).cancel(sent.ticket.turn);
+        let mut submit = self.submit();
+        submit.given_up.push(sent);
+        self.collect_late_replies(&mut submit);
+        self.keep_tidy(&mut submit);
+    }
+
+    fn collect_late_replies(&self, submit: &mut Submit) {
+        let mut at = 0;
+        while at < submit.given_up.len() {
+            let sent = submit.given_up[at];
+            let cell = self.control.cell(sent.ticket.cell);
+            match cell.poll_reply(sent.ticket.turn) {
+                Ok(None) => at += 1,
+                Ok(Some(reply)) => {
+                    if matches!(reply.body, Body::Far(_)) {
+                        cell.release(sent.ticket.turn);
+                    }
+                    submit.submitter.put_back(sent.ticket.cell);
+                    if let Some(block) = sent.block {
+                        submit.out.give_back(block);
+                    }
+                    submit.given_up.swap_remove(at);
+                }
+                Err(violation) => {
+                    self.violated(violation);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Finds the bytes of a far reply, taking new regions from the socket where need be.
+    pub(super) fn find(&self, place: Place) -> Result<SharedBytes, Violation> {
+        if place.len > self.welcome.reply_max {
+            return Err(Violation::new("place.len", place.len, self.welcome.reply_max));
+        }
+        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        if incoming.find(place)?.is_none() {
+            self.receive_into(&mut incoming)?;
+        }
+        match incoming.find(place)? {
+            Some((region, range)) => Ok(SharedBytes { region: region.clone(), range }),
+            None => Err(Violation::new("place.region", place.region.into(), 0)),
+        }
+    }
+
+    /// Reads what the server sent over the socket.
+    pub(super) fn receive(&self) {
+        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        let received = self.receive_into(&mut incoming);
+        drop(incoming);
+        if let Err(violation) = received {
+            self.violated(violation);
+        }
+    }
+
+    fn receive_into(&self, incoming: &mut Incoming) -> Result<(), Violation> {
+        let mut buffer = [0; callgate_proto::wire::MESSAGE_MAX];
+        loop {
+            match self.socket.recv(&mut buffer) {
+                Ok(received) => {
+                    if received.truncated || received.extra_fds > 0 {
+                        return Err(Violation::new("message.size", received.len as u64, 16));
+                    }
+                    match Message::decode(&buffer[..received.len])? {
+                        Message::Region { id, size } => incoming.add(id, size, received.fd)?,
+                        Message::Retire { id } => incoming.retire(id)?,
+                        Message::Bell => {
+                            return Err(Violation::new("message.kind", 0, b'X'.into()));
+                        }
+                    }
+                }
+                Err(RecvError::Empty) => return Ok(()),
+                Err(RecvError::Closed | RecvError::Os(_)) => {
+                    self.end(End::Closed);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The server broke the protocol.
+    pub(super) fn violated(&self, violation: Violation) {
+        tracing::warn!(path = %self.path.display(), %violation, "the server broke the protocol");
+        self.end(End::Violation(violation));
+    }
+
+    /// The kernel says that the server is gone.
+    pub(super) fn closed(&self) {
+        self.end(End::Closed);
+    }
+
+    fn end(&self, end: End) {
+        if self.end.set(end).is_ok() {
+            tracing::info!(path = %self.path.display(), pid = self.server.pid, "disconnected from server");
+        }
+        self.socket.shutdown();
+        end_and_wake(&self.life, self.control.cells());
+        self.room.notify_all();
+    }
+
+    /// The error of a call that was sent when the connection ended.
+    pub(super) fn end_error(&self, ticket: Ticket) -> CallError {
+        if let Some(End::Violation(violation)) = self.end.get() {
+            return CallError::ProtocolViolation { guilty: Side::Server, violation: *violation };
+        }
+        let taken = self.control.header().last_taken();
+        let started =
+            if ticket.turn.is_after(taken) { Started::NotStarted } else { Started::MayHaveRun };
+        CallError::Disconnected { started }
+    }
+
+    /// The error of a call that was not sent because the connection has ended.
+    pub(super) fn not_started(&self) -> CallError {
+        match self.end.get() {
+            Some(End::Violation(violation)) => {
+                CallError::ProtocolViolation { guilty: Side::Server, violation: *violation }
+            }
+            _ => CallError::Disconnected { started: Started::NotStarted },
+        }
+    }
+
+    fn keep_tidy(&self, submit: &mut Submit) {
+        if !submit.tidying {
+            submit.tidying = true;
+            super::watch::tidy_later(self.me.clone());
+        }
+    }
+
+    /// A second of quiet has passed, or may have: collects late replies and lets go of memory that is not needed.
+    /// Returns whether to come again in a second.
+    pub(super) fn tidy(&self) -> bool {
+        let mut submit = self.submit();
+        self.collect_late_replies(&mut submit);
+        if submit.drawn == submit.drawn_at_tidy {
+            submit.quiet_rounds += 1;
+            let keep = if submit.quiet_rounds < QUIET_ROUNDS_MAX { REGION_MIN } else { 0 };
+            self.retire(&mut submit, keep);
+        } else {
+            submit.drawn_at_tidy = submit.drawn;
+            submit.quiet_rounds = 0;
+        }
+        self.flush_retires(&mut submit);
+        submit.tidying = !self.has_ended()
+            && (submit.out.total() > 0
+                || !submit.given_up.is_empty()
+                || !submit.unsent_retires.is_empty());
+        submit.tidying
+    }
+
+    /// Lets go of unused regions above `keep` bytes; returns whether there were any.
+    fn retire(&self, submit: &mut Submit, keep: u64) -> bool {
+        let retired = submit.out.retire_unused(keep);
+        let any = !retired.is_empty();
+        submit.unsent_retires.extend(retired.into_iter().map(|(id, _)| id));
+        self.flush_retires(submit);
+        any
+    }
+
+    fn flush_retires(&self, submit: &mut Submit) {
+        while let Some(id) = submit.unsent_retires.first() {
+            match self.socket.send(Message::Retire { id: *id }.encode().as_bytes(), None) {
+                Ok(()) => submit.unsent_retires.remove(0),
+                Err(_) => return,
+            };
+        }
+    }
+}
+
+/// Shares a connection with its callers; the last one to let go unmaps everything.
+pub(crate) type Shared = Arc<Connection>;

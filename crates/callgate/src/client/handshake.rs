@@ -1,0 +1,203 @@
+//! Connecting: from a path to a connection, or to a server's status.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use callgate_proto::layout::{CELLS_MAX, CELLS_MIN};
+use callgate_proto::wire::{Answer, Ask, Hello, MESSAGE_MAX, Reason, Status, Versions, Welcome};
+use callgate_sys::endpoint as sys;
+use callgate_sys::process::{self, PidFd};
+use callgate_sys::shm::{Control, MemFd};
+use callgate_sys::socket::{RecvError, SendError, Socket};
+
+use super::connection::{Connection, Shared};
+use crate::endpoint::Endpoint;
+use crate::error::{CallError, Side};
+use crate::options::{ClientOptions, ServerIdentity};
+use crate::region::{ControlView, control_size};
+
+/// Connects once. Blocks until the server has answered, `deadline_ns` has passed, or the server is gone.
+pub(super) fn connect(
+    endpoint: &Endpoint,
+    options: &ClientOptions,
+    deadline_ns: Option<u64>,
+) -> Result<Shared, CallError> {
+    let cells = options.in_flight.saturating_add(1);
+    if !(CELLS_MIN..=CELLS_MAX).contains(&cells) {
+        let given = options.in_flight.into();
+        return Err(CallError::Option { option: "in_flight", given, allowed: "1 to 1023" });
+    }
+    let path = endpoint.socket_path()?;
+    let socket = reach(&path, options.server, deadline_ns)?;
+    let os = |what: &str| {
+        let what = what.to_owned();
+        move |source| CallError::Os { what, source }
+    };
+    let server = socket.peer().map_err(os("cannot tell who serves"))?;
+    let server_process = PidFd::peer_of(&socket).map_err(|_| not_running(&path))?;
+    let size = control_size(cells);
+    let (control, fd) = Control::create(size).map_err(os("cannot make shared memory"))?;
+    let ask = Ask::Connect { cells, control: size as u64, quota: options.bytes };
+    let welcome = match exchange(&socket, ask, Some(&fd), &path, deadline_ns)? {
+        Answer::Welcome(welcome) => welcome,
+        answer => return Err(unexpected(answer)),
+    };
+    drop(fd);
+    check_welcome(&welcome, cells)?;
+    let control = ControlView::new(control, cells);
+    tracing::info!(path = %path.display(), pid = server.pid, "connected to server");
+    let connection = Arc::new_cyclic(|me| {
+        let me = me.clone();
+        let options = options.clone();
+        Connection::new(me, control, socket, server_process, server, welcome, path, options)
+    });
+    super::watch::watch(&connection).map_err(os("cannot watch the connection"))?;
+    Ok(connection)
+}
+
+/// Asks a server how it does, over a connection of its own.
+pub(crate) fn status(
+    endpoint: &Endpoint,
+    deadline_ns: Option<u64>,
+) -> Result<(Status, process::Identity), CallError> {
+    let path = endpoint.socket_path()?;
+    let socket = reach(&path, ServerIdentity::SameUserOrRoot, deadline_ns)?;
+    let server = socket
+        .peer()
+        .map_err(|source| CallError::Os { what: "cannot tell who serves".into(), source })?;
+    match exchange(&socket, Ask::Status, None, &path, deadline_ns)? {
+        Answer::Status(status) => Ok((status, server)),
+        answer => Err(unexpected(answer)),
+    }
+}
+
+/// Opens the socket, and makes sure that a trusted user serves it.
+fn reach(
+    path: &Path,
+    trusted: ServerIdentity,
+    deadline_ns: Option<u64>,
+) -> Result<Socket, CallError> {
+    let began_ns = callgate_sys::clock::now_ns();
+    let socket = sys::connect(path, deadline_ns).map_err(|error| match error {
+        sys::ConnectError::NotRunning { path } => CallError::NotRunning { path },
+        sys::ConnectError::TimedOut { .. } => {
+            CallError::DeadlineExceeded { waited: crate::wait::since(began_ns) }
+        }
+        sys::ConnectError::Denied { path } => {
+            CallError::Refused { path, reason: "no permission to use the socket".into() }
+        }
+        sys::ConnectError::Os { call, path, source } => {
+            CallError::Os { what: format!("{call} failed for {}", path.display()), source }
+        }
+        other => CallError::Refused { path: path.into(), reason: other.to_string() },
+    })?;
+    let server = socket
+        .peer()
+        .map_err(|source| CallError::Os { what: "cannot tell who serves".into(), source })?;
+    let unknown = server.uid == process::overflow_uid() && process::uid() != server.uid;
+    let fine = match trusted {
+        ServerIdentity::Anyone => true,
+        _ if unknown => false,
+        ServerIdentity::SameUserOrRoot => server.uid == process::uid() || server.uid == 0,
+        ServerIdentity::Uid(uid) => server.uid == uid,
+    };
+    if fine {
+        Ok(socket)
+    } else {
+        Err(CallError::UntrustedServer { path: path.into(), uid: server.uid })
+    }
+}
+
+/// Sends a hello and waits for the answer.
+fn exchange(
+    socket: &Socket,
+    ask: Ask,
+    fd: Option<&MemFd>,
+    path: &Path,
+    deadline_ns: Option<u64>,
+) -> Result<Answer, CallError> {
+    let began_ns = callgate_sys::clock::now_ns();
+    let hello = Hello { versions: Versions::OURS, ask: Some(ask) }.encode();
+    match socket.send(hello.as_bytes(), fd.map(AsFd::as_fd)) {
+        Ok(()) => {}
+        // A server that turns a client away answers before it reads: its answer may be there already.
+        Err(SendError::Closed) => {}
+        Err(SendError::Full | SendError::TooManyDescriptors) => {
+            let reason = "too many descriptors of this user are under way".into();
+            return Err(CallError::Refused { path: path.into(), reason });
+        }
+        Err(SendError::Os(source)) => {
+            return Err(CallError::Os { what: "cannot send to the server".into(), source });
+        }
+    }
+    let mut buffer = [0; MESSAGE_MAX];
+    loop {
+        let wait = socket.wait_readable(deadline_ns);
+        let ready = wait.map_err(|source| CallError::Os { what: "cannot wait".into(), source })?;
+        if !ready {
+            let waited = Duration::from_nanos(callgate_sys::clock::now_ns() - began_ns);
+            return Err(CallError::DeadlineExceeded { waited });
+        }
+        let received = match socket.recv(&mut buffer) {
+            Ok(received) => received,
+            Err(RecvError::Empty) => continue,
+            Err(RecvError::Closed | RecvError::Os(_)) => return Err(not_running(path)),
+        };
+        let (answer, versions) = Answer::decode(&buffer[..received.len]).map_err(|violation| {
+            CallError::ProtocolViolation { guilty: Side::Server, violation }
+        })?;
+        if let Answer::Refusal { reason, limit } = answer {
+            return Err(refused(reason, limit, versions, path.into()));
+        }
+        return Ok(answer);
+    }
+}
+
+fn not_running(path: &Path) -> CallError {
+    CallError::NotRunning { path: path.into() }
+}
+
+fn unexpected(answer: Answer) -> CallError {
+    let found = match answer {
+        Answer::Welcome(_) => 0x81,
+        Answer::Refusal { .. } => 0x82,
+        Answer::Status(_) => 0x83,
+    };
+    let violation = callgate_proto::Violation::new("answer.kind", found, 0);
+    CallError::ProtocolViolation { guilty: Side::Server, violation }
+}
+
+/// A server grants what was asked; anything else is a violation.
+fn check_welcome(welcome: &Welcome, cells: u32) -> Result<(), CallError> {
+    if welcome.in_flight >= cells - 1 {
+        return Ok(());
+    }
+    let violation = callgate_proto::Violation::new(
+        "answer.in_flight",
+        welcome.in_flight.into(),
+        (cells - 1).into(),
+    );
+    Err(CallError::ProtocolViolation { guilty: Side::Server, violation })
+}
+
+fn refused(reason: Option<Reason>, limit: u64, theirs: Versions, path: PathBuf) -> CallError {
+    let reason = match reason {
+        Some(Reason::Version) => {
+            let ours = (Versions::OURS.low, Versions::OURS.high);
+            return CallError::Version { ours, theirs: (theirs.low, theirs.high) };
+        }
+        Some(Reason::Denied) => "this user may not use it".into(),
+        Some(Reason::Clients) => format!("it has {limit} clients already, which is its limit"),
+        Some(Reason::ClientsOfUser) => {
+            format!("this user has {limit} clients there already, which is the limit")
+        }
+        Some(Reason::InFlight) => format!("it allows at most {limit} calls in flight"),
+        Some(Reason::Malformed) => "it does not understand this client's handshake".into(),
+        Some(Reason::Stopping) => "it is stopping".into(),
+        Some(Reason::Exhausted) => "it lacks memory or file descriptors".into(),
+        None => "for a reason that this version does not know".into(),
+    };
+    CallError::Refused { path, reason }
+}

@@ -1,0 +1,121 @@
+//! A request that is built where the server will read it.
+
+use std::ops::{Deref, DerefMut};
+
+use callgate_proto::arena::Block;
+use callgate_proto::body::{Body, INLINE_MAX, Inline};
+
+use super::connection::{Sending, Shared};
+use super::pending::{Pending, Reply};
+use super::{Limit, time_limit};
+use crate::error::CallError;
+use crate::options::CallOptions;
+
+/// A request buffer in shared memory: fill it in place, then send it with [`Loan::call`] or [`Loan::submit`].
+///
+/// Its bytes are initialised, but not to anything in particular. Dropping it gives the memory back; nothing is sent.
+/// It belongs to one connection: when the server goes away before it is sent, sending ends with
+/// [`CallError::Disconnected`].
+pub struct Loan {
+    connection: Shared,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    /// Short requests travel in the cell itself and are built in private memory.
+    Short([u8; INLINE_MAX], usize),
+    /// The block is `None` once it was handed on.
+    Far(Option<Block>, *mut [u8]),
+}
+
+// SAFETY: the pointer leads to a block that this loan has for itself, in memory that its connection keeps mapped (see
+// `Loan::new`); access needs `&self` or `&mut self` as for a `Vec<u8>`.
+unsafe impl Send for Loan {}
+// SAFETY: as above; through `&self` the bytes are only read, and this process alone can write them.
+unsafe impl Sync for Loan {}
+
+impl Loan {
+    pub(super) fn new(connection: Shared, len: usize, limit: Limit) -> Result<Self, CallError> {
+        super::check_length(&connection, len)?;
+        let bytes = if len <= INLINE_MAX {
+            Bytes::Short([0; INLINE_MAX], len)
+        } else {
+            let block = connection.place(len as u64, limit.deadline_ns)?;
+            // SAFETY: the block was just placed, for this loan alone; the loan keeps the connection alive.
+            Bytes::Far(Some(block), unsafe { connection.block_mut(block) })
+        };
+        Ok(Self { connection, bytes })
+    }
+
+    /// Sends the request and blocks until the call has ended.
+    ///
+    /// # Errors
+    /// As [`Client::call`](super::Client::call), but it is never repeated by the library.
+    pub fn call(self, options: CallOptions) -> Result<Reply, CallError> {
+        self.submit(options)?.wait()
+    }
+
+    /// Sends the request; wait for the reply later.
+    ///
+    /// # Errors
+    /// As [`Client::submit`](super::Client::submit).
+    pub fn submit(mut self, options: CallOptions) -> Result<Pending, CallError> {
+        super::check_caller(&self.connection)?;
+        let limit = time_limit(&options, self.connection.options.timeout);
+        let (body, block) = match &mut self.bytes {
+            Bytes::Short(bytes, len) => match Inline::new(&bytes[..*len]) {
+                Some(inline) => (Body::Inline(inline), None),
+                None => unreachable!("a short loan has at most INLINE_MAX bytes"),
+            },
+            Bytes::Far(block, _) => match block.take() {
+                Some(block) => (Body::Far(block.place), Some(block)),
+                None => unreachable!("only submit takes the block, and it consumes the loan"),
+            },
+        };
+        let connection = self.connection.clone();
+        if connection.has_ended() {
+            return Err(connection.not_started());
+        }
+        let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns };
+        let sent = connection.send(sending, body, block)?;
+        Ok(Pending::new(connection, sent, limit.deadline_ns, limit.began_ns))
+    }
+}
+
+impl Deref for Loan {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Short(bytes, len) => &bytes[..*len],
+            // SAFETY: valid and this loan's own (see `Loan::new`); no other process can write it.
+            Bytes::Far(_, bytes) => unsafe { &**bytes },
+        }
+    }
+}
+
+impl DerefMut for Loan {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.bytes {
+            Bytes::Short(bytes, len) => &mut bytes[..*len],
+            // SAFETY: as in `deref`, and `&mut self` makes it exclusive.
+            Bytes::Far(_, bytes) => unsafe { &mut **bytes },
+        }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Bytes::Far(block, _) = &mut self.bytes
+            && self.connection.is_ours()
+        {
+            self.connection.give_back(block.take());
+        }
+    }
+}
+
+impl std::fmt::Debug for Loan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Loan({} bytes)", self.len())
+    }
+}

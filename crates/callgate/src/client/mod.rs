@@ -1,0 +1,338 @@
+//! The calling side.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `mod` | [`Client`]: which connection a call goes over, reconnecting, repeating |
+//! | `handshake` | from a path to a connection |
+//! | `connection` | one connection: sending, memory, the end |
+//! | `pending` | a call on its way, and its reply |
+//! | `loan` | requests built in place |
+//! | `watch` | the thread that notices death |
+
+mod connection;
+mod handshake;
+mod loan;
+mod pending;
+mod watch;
+
+use std::cell::Cell;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use callgate_proto::body::{Body, Inline};
+use callgate_sys::{clock, process};
+
+pub(crate) use handshake::status;
+pub use loan::Loan;
+pub use pending::{Pending, Reply};
+
+use crate::caller::Caller;
+use crate::endpoint::{Endpoint, ToEndpoint};
+use crate::error::{CallError, Started};
+use crate::options::{CallOptions, ClientOptions, Retry, TimeLimit};
+use connection::{Sending, Shared};
+
+/// How often a call is repeated at most; see [`Retry`].
+const REPEATS_MAX: u32 = 3;
+const NAP_FIRST: Duration = Duration::from_millis(1);
+const NAP_MAX: Duration = Duration::from_millis(20);
+
+/// Calls one server, from any number of threads at the same time.
+///
+/// Cloning is cheap, and clones share one connection, which is made anew by the next call when the server has gone away.
+///
+/// ```no_run
+/// let client = callgate::Client::connect("digest")?;
+/// let reply = client.call(b"some bytes")?;
+/// println!("{} bytes came back", reply.len());
+/// # Ok::<(), callgate::CallError>(())
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: Endpoint,
+    options: ClientOptions,
+    generation: u32,
+    current: Mutex<Option<Shared>>,
+}
+
+/// When a call must have ended.
+#[derive(Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) deadline_ns: Option<u64>,
+    /// When it began; 0 where there is no deadline, since then nobody asks.
+    pub(crate) began_ns: u64,
+}
+
+impl Client {
+    /// Connects with default options. Does not wait for a server to appear.
+    ///
+    /// # Errors
+    /// As [`Client::connect_with`].
+    pub fn connect(endpoint: impl ToEndpoint) -> Result<Self, CallError> {
+        Self::connect_with(endpoint, ClientOptions::default())
+    }
+
+    /// Connects; waits up to [`ClientOptions::connect_timeout`] for the server to appear.
+    ///
+    /// Once a server was reached, blocks until it has answered, without a limit of its own unless
+    /// [`ClientOptions::timeout`] sets one.
+    ///
+    /// # Errors
+    /// [`CallError::NotRunning`], [`CallError::Refused`], [`CallError::UntrustedServer`], [`CallError::Version`],
+    /// [`CallError::ProtocolViolation`], [`CallError::DeadlineExceeded`], [`CallError::Endpoint`], [`CallError::Option`],
+    /// [`CallError::Os`].
+    pub fn connect_with(
+        endpoint: impl ToEndpoint,
+        options: ClientOptions,
+    ) -> Result<Self, CallError> {
+        let client = Self::lazy(endpoint, options)?;
+        let limit = time_limit(&CallOptions::new(), client.inner.options.timeout);
+        client.connection(limit)?;
+        Ok(client)
+    }
+
+    /// Makes a client that connects with its first call.
+    ///
+    /// # Errors
+    /// [`CallError::Endpoint`] when the name is unusable.
+    pub fn lazy(endpoint: impl ToEndpoint, options: ClientOptions) -> Result<Self, CallError> {
+        let endpoint = endpoint.to_endpoint()?;
+        let generation = process::generation();
+        let current = Mutex::new(None);
+        Ok(Self { inner: Arc::new(Inner { endpoint, options, generation, current }) })
+    }
+
+    /// Calls method 0 with the client's default time limit, and blocks until the call has ended.
+    ///
+    /// # Errors
+    /// Every [`CallError`] but the ones about names: the call did not get a reply, and the error says what is known.
+    #[inline]
+    pub fn call(&self, request: &[u8]) -> Result<Reply, CallError> {
+        self.call_with(CallOptions::new(), request)
+    }
+
+    /// Calls with options of its own, and blocks until the call has ended.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    #[inline]
+    pub fn call_with(&self, options: CallOptions, request: &[u8]) -> Result<Reply, CallError> {
+        let limit = time_limit(&options, self.inner.options.timeout);
+        let ended = self.start(options, request, limit).and_then(Pending::wait);
+        match ended {
+            Err(CallError::Disconnected { started }) => {
+                self.repeat(options, request, limit, started)
+            }
+            ended => ended,
+        }
+    }
+
+    #[cold]
+    fn repeat(
+        &self,
+        options: CallOptions,
+        request: &[u8],
+        limit: Limit,
+        mut started: Started,
+    ) -> Result<Reply, CallError> {
+        for _ in 0..REPEATS_MAX {
+            let may = match (self.inner.options.retry, started) {
+                (Retry::Never, _) | (Retry::NotStarted, Started::MayHaveRun) => false,
+                (Retry::NotStarted | Retry::Idempotent, Started::NotStarted) => true,
+                (Retry::Idempotent, Started::MayHaveRun) => options.idempotent,
+            };
+            if !may {
+                break;
+            }
+            match self.start(options, request, limit).and_then(Pending::wait) {
+                Err(CallError::Disconnected { started: again }) => started = again,
+                ended => return ended,
+            }
+        }
+        Err(CallError::Disconnected { started })
+    }
+
+    /// Sends a call and returns at once; wait for its reply later, in any order among others.
+    ///
+    /// Blocks only to connect, and to make room for a request that is larger than those before.
+    ///
+    /// # Errors
+    /// As [`Client::call`], but for what only a reply can tell.
+    pub fn submit(&self, options: CallOptions, request: &[u8]) -> Result<Pending, CallError> {
+        let limit = time_limit(&options, self.inner.options.timeout);
+        self.start(options, request, limit)
+    }
+
+    /// Borrows a request buffer of `len` bytes in shared memory, to be filled in place.
+    ///
+    /// # Errors
+    /// As [`Client::submit`].
+    pub fn loan(&self, len: usize) -> Result<Loan, CallError> {
+        let limit = time_limit(&CallOptions::new(), self.inner.options.timeout);
+        let connection = self.connection(limit)?;
+        check_caller(&connection)?;
+        Loan::new(connection, len, limit)
+    }
+
+    /// Whether a connection stands at this moment.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        process::is_current(self.inner.generation)
+            && self.current().as_ref().is_some_and(|connection| !connection.has_ended())
+    }
+
+    /// Who serves the present connection, as the kernel tells; `None` when there is none.
+    #[must_use]
+    pub fn server(&self) -> Option<Caller> {
+        if !process::is_current(self.inner.generation) {
+            return None;
+        }
+        self.current().as_ref().map(|connection| Caller::new(connection.server))
+    }
+
+    /// The endpoint that this client calls.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+
+    fn current(&self) -> std::sync::MutexGuard<'_, Option<Shared>> {
+        self.inner.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    fn start(
+        &self,
+        options: CallOptions,
+        request: &[u8],
+        limit: Limit,
+    ) -> Result<Pending, CallError> {
+        let connection = self.connection(limit)?;
+        check_caller(&connection)?;
+        check_length(&connection, request.len())?;
+        let (body, block) = match Inline::new(request) {
+            Some(inline) => (Body::Inline(inline), None),
+            None => {
+                let block = connection.place(request.len() as u64, limit.deadline_ns)?;
+                // SAFETY: the block was just placed, for this call alone, and the connection outlives this line.
+                unsafe { connection.block_mut(block) }.copy_from_slice(request);
+                (Body::Far(block.place), Some(block))
+            }
+        };
+        let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns };
+        let sent = connection.send(sending, body, block)?;
+        Ok(Pending::new(connection, sent, limit.deadline_ns, limit.began_ns))
+    }
+
+    /// The present connection, or a new one.
+    #[inline]
+    fn connection(&self, limit: Limit) -> Result<Shared, CallError> {
+        if !process::is_current(self.inner.generation) {
+            return Err(CallError::Forked);
+        }
+        if let Some(connection) = &*self.current()
+            && !connection.has_ended()
+        {
+            return Ok(connection.clone());
+        }
+        self.reconnect(limit)
+    }
+
+    #[cold]
+    fn reconnect(&self, limit: Limit) -> Result<Shared, CallError> {
+        let options = &self.inner.options;
+        let appear_ns = clock::deadline_ns(options.connect_timeout);
+        let until_ns = limit.deadline_ns.map_or(appear_ns, |deadline| deadline.min(appear_ns));
+        let mut nap = NAP_FIRST;
+        let fresh = loop {
+            // Another thread may have connected meanwhile.
+            if let Some(connection) = &*self.current()
+                && !connection.has_ended()
+            {
+                return Ok(connection.clone());
+            }
+            match handshake::connect(&self.inner.endpoint, options, limit.deadline_ns) {
+                Err(CallError::NotRunning { .. }) if clock::now_ns() < until_ns => {
+                    std::thread::sleep(nap);
+                    nap = (nap * 2).min(NAP_MAX);
+                }
+                Err(CallError::NotRunning { .. })
+                    if limit.deadline_ns.is_some_and(|deadline| until_ns == deadline)
+                        && until_ns < appear_ns =>
+                {
+                    return Err(CallError::DeadlineExceeded {
+                        waited: crate::wait::since(limit.began_ns),
+                    });
+                }
+                fresh => break fresh?,
+            }
+        };
+        let mut current = self.current();
+        if let Some(connection) = &*current
+            && !connection.has_ended()
+        {
+            return Ok(connection.clone());
+        }
+        let old = current.replace(fresh.clone());
+        drop(current);
+        drop(old);
+        Ok(fresh)
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("endpoint", &self.inner.endpoint).finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn time_limit(options: &CallOptions, default: Option<Duration>) -> Limit {
+    let deadline = |began_ns: u64, timeout: Duration| {
+        Some(began_ns.saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)))
+    };
+    match (options.limit, default) {
+        (Some(TimeLimit::Timeout(timeout)), _) | (None, Some(timeout)) => {
+            let began_ns = clock::now_ns();
+            Limit { deadline_ns: deadline(began_ns, timeout), began_ns }
+        }
+        (Some(TimeLimit::Deadline(at)), _) => {
+            let began_ns = clock::now_ns();
+            let left = at.saturating_duration_since(Instant::now());
+            Limit { deadline_ns: deadline(began_ns, left), began_ns }
+        }
+        (None, None) => Limit { deadline_ns: None, began_ns: 0 },
+    }
+}
+
+thread_local! {
+    /// Epoch of the server whose worker this thread is; 0 on all other threads.
+    static SERVING: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Marks the current thread as a worker of the server with this epoch.
+pub(crate) fn mark_worker(epoch: u64) {
+    SERVING.set(epoch);
+}
+
+/// A worker that calls its own server would wait for itself.
+#[inline]
+fn check_caller(connection: &Shared) -> Result<(), CallError> {
+    let epoch = SERVING.get();
+    if epoch != 0 && epoch == connection.welcome.epoch {
+        return Err(CallError::WouldDeadlock);
+    }
+    Ok(())
+}
+
+#[inline]
+fn check_length(connection: &Shared, len: usize) -> Result<(), CallError> {
+    let limit = connection.welcome.request_max;
+    if len as u64 > limit {
+        return Err(CallError::TooLarge { len: len as u64, limit });
+    }
+    Ok(())
+}

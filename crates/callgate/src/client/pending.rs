@@ -1,0 +1,210 @@
+//! A call on its way, and the reply that ends it.
+
+use std::time::Duration;
+
+use callgate_proto::body::{Body, Inline};
+use callgate_proto::cell::TakenReply;
+use callgate_sys::clock;
+
+use super::connection::{Sent, Shared};
+use crate::error::CallError;
+use crate::payload::Payload;
+use crate::region::SharedBytes;
+use crate::wait::{Ended, Wait};
+
+/// A call that was sent and not yet waited for. Dropping it cancels the call.
+///
+/// Can be waited for on any thread, and in any order among others.
+#[must_use = "dropping a pending call cancels it"]
+pub struct Pending {
+    connection: Shared,
+    sent: Option<Sent>,
+    deadline_ns: Option<u64>,
+    began_ns: u64,
+}
+
+impl Pending {
+    #[inline]
+    pub(super) fn new(
+        connection: Shared,
+        sent: Sent,
+        deadline_ns: Option<u64>,
+        began_ns: u64,
+    ) -> Self {
+        Self { connection, sent: Some(sent), deadline_ns, began_ns }
+    }
+
+    /// Blocks until the reply is there, the call's deadline has passed, or the server is gone.
+    ///
+    /// # Errors
+    /// [`CallError::Handler`], [`CallError::DeadlineExceeded`], [`CallError::Disconnected`],
+    /// [`CallError::ProtocolViolation`], and [`CallError::Forked`] in a forked child.
+    #[inline]
+    pub fn wait(mut self) -> Result<Reply, CallError> {
+        if !self.connection.is_ours() {
+            return Err(CallError::Forked);
+        }
+        let Some(sent) = self.sent.take() else { return Err(self.connection.not_started()) };
+        let connection = &self.connection;
+        let wait = Wait {
+            cell: connection.control.cell(sent.ticket.cell),
+            turn: sent.ticket.turn,
+            life: &connection.life,
+            pace: &connection.pace,
+            policy: connection.options.wait,
+            rang: sent.rang,
+            deadline_ns: self.deadline_ns,
+        };
+        match wait.run() {
+            Ok(Ended::Reply(reply, slept)) => receive(connection, sent, reply, slept),
+            Ok(Ended::TimedOut) => {
+                connection.give_up(sent);
+                let waited = clock::now_ns().saturating_sub(self.began_ns);
+                Err(CallError::DeadlineExceeded { waited: Duration::from_nanos(waited) })
+            }
+            Ok(Ended::Gone) => Err(connection.end_error(sent.ticket)),
+            Err(violation) => {
+                connection.violated(violation);
+                Err(connection.end_error(sent.ticket))
+            }
+        }
+    }
+
+    /// Whether [`Pending::wait`] would return at once. Never blocks.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        let Some(sent) = &self.sent else { return true };
+        if !self.connection.is_ours() || self.connection.has_ended() {
+            return true;
+        }
+        if self.deadline_ns.is_some_and(|deadline| clock::now_ns() >= deadline) {
+            return true;
+        }
+        let cell = self.connection.control.cell(sent.ticket.cell);
+        !matches!(cell.poll_reply(sent.ticket.turn), Ok(None))
+    }
+
+    /// Cancels the call; the same as dropping it. The handler can see it, and a late reply is discarded.
+    pub fn cancel(self) {}
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(sent) = self.sent.take()
+            && self.connection.is_ours()
+            && !self.connection.has_ended()
+        {
+            self.connection.give_up(sent);
+        }
+    }
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pending").field("done", &self.is_done()).finish_non_exhaustive()
+    }
+}
+
+/// Turns what stands in the cell into a reply or a failure.
+#[inline]
+fn receive(
+    connection: &Shared,
+    sent: Sent,
+    taken: TakenReply,
+    slept: bool,
+) -> Result<Reply, CallError> {
+    let bytes = match taken.body {
+        Body::Inline(inline) => {
+            connection.finish(sent, slept);
+            ReplyBytes::Inline(inline)
+        }
+        Body::Far(place) => match connection.find(place) {
+            Ok(bytes) => ReplyBytes::Far {
+                bytes,
+                _hold: Hold { connection: connection.clone(), sent, slept },
+            },
+            Err(violation) => {
+                connection.violated(violation);
+                return Err(connection.end_error(sent.ticket));
+            }
+        },
+    };
+    let reply = Reply { status: taken.word, bytes };
+    if taken.head.failure {
+        let message = String::from_utf8_lossy(&reply.to_vec()).into_owned();
+        return Err(CallError::Handler { code: taken.word, message });
+    }
+    Ok(reply)
+}
+
+/// A server's answer.
+///
+/// A reply of up to 48 bytes was copied out of shared memory; a longer one is read where it lies, and keeps its memory
+/// there, and one of the client's calls in flight, until it is dropped.
+pub struct Reply {
+    status: u32,
+    bytes: ReplyBytes,
+}
+
+enum ReplyBytes {
+    Inline(Inline),
+    Far { bytes: SharedBytes, _hold: Hold },
+}
+
+/// Keeps a far reply's memory; gives it back when dropped.
+struct Hold {
+    connection: Shared,
+    sent: Sent,
+    slept: bool,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.connection.is_ours() {
+            let ticket = self.sent.ticket;
+            self.connection.control.cell(ticket.cell).release(ticket.turn);
+            self.connection.finish(self.sent, self.slept);
+        }
+    }
+}
+
+impl Reply {
+    /// The status that the handler gave; 0 unless it chose another.
+    #[must_use]
+    pub fn status(&self) -> u32 {
+        self.status
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.payload().len()
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes, to be read in place.
+    #[must_use]
+    pub fn payload(&self) -> Payload<'_> {
+        match &self.bytes {
+            ReplyBytes::Inline(inline) => Payload::private(inline.bytes()),
+            ReplyBytes::Far { bytes, .. } => Payload::shared(&bytes.region, bytes.range.clone()),
+        }
+    }
+
+    /// Copies the bytes into a new vector.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.payload().to_vec()
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply").field("status", &self.status).field("len", &self.len()).finish()
+    }
+}

@@ -1,0 +1,160 @@
+//! Where a client notices death: one thread for the whole process sleeps on all its servers' sockets and pidfds.
+//!
+//! It also reads what servers send over the socket (new and retired payload memory), so that nothing lies there unread,
+//! and comes back a second later to connections that have memory to give back. It never holds one of its own locks
+//! while it works on a connection.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use callgate_sys::poller::{Poller, Waker};
+use callgate_sys::{clock, process};
+
+use super::connection::{Connection, Shared};
+
+const WAKER_TOKEN: u64 = u64::MAX;
+const TIDY_AFTER: Duration = Duration::from_secs(1);
+
+struct Watcher {
+    generation: u32,
+    poller: Poller,
+    waker: Waker,
+    next: AtomicU64,
+    watched: Mutex<HashMap<u64, Weak<Connection>>>,
+    untidy: Mutex<Vec<(u64, Weak<Connection>)>>,
+}
+
+/// The watcher of this process's life; a forked child makes its own. Never freed, so a reference is always good.
+static WATCHER: AtomicPtr<Watcher> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Starts to watch a connection.
+pub(super) fn watch(connection: &Shared) -> io::Result<()> {
+    let watcher = current()?;
+    let token = watcher.next.fetch_add(2, Ordering::Relaxed);
+    lock(&watcher.watched).insert(token, std::sync::Arc::downgrade(connection));
+    watcher.poller.add(connection.socket.as_fd(), token, false)?;
+    watcher.poller.add(connection.server_process.as_fd(), token + 1, false)
+}
+
+/// Asks for a visit of [`Connection::tidy`] in a second.
+pub(super) fn tidy_later(connection: Weak<Connection>) {
+    if let Ok(watcher) = current() {
+        let due_ns = clock::deadline_ns(TIDY_AFTER);
+        lock(&watcher.untidy).push((due_ns, connection));
+        watcher.waker.wake();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The running watcher. Lock-free, so that a fork at any moment leaves nothing locked.
+fn current() -> io::Result<&'static Watcher> {
+    // EDGE watcher (other end: the exchange below): Acquire sees the watcher's fields.
+    let known = WATCHER.load(Ordering::Acquire);
+    // SAFETY: null, or a leaked box that is never freed; its fields were published by the exchange below.
+    if let Some(watcher) = unsafe { known.as_ref() }
+        && process::is_current(watcher.generation)
+    {
+        return Ok(watcher);
+    }
+    let fresh = Box::into_raw(Box::new(Watcher::new()?));
+    // EDGE watcher (other end: the load above): Release publishes the fields.
+    match WATCHER.compare_exchange(known, fresh, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {
+            // SAFETY: leaked on purpose; nobody frees it from here on.
+            let watcher = unsafe { &*fresh };
+            std::thread::Builder::new()
+                .name("callgate-watch".into())
+                .spawn(move || watcher.run())?;
+            Ok(watcher)
+        }
+        Err(other) => {
+            // SAFETY: ours alone, since the exchange failed.
+            drop(unsafe { Box::from_raw(fresh) });
+            // SAFETY: another thread's exchange put it there; see the first load.
+            Ok(unsafe { &*other })
+        }
+    }
+}
+
+impl Watcher {
+    fn new() -> io::Result<Self> {
+        let (poller, waker) = (Poller::new()?, Waker::new()?);
+        poller.add(waker.as_fd(), WAKER_TOKEN, false)?;
+        Ok(Self {
+            generation: process::generation(),
+            poller,
+            waker,
+            next: AtomicU64::new(0),
+            watched: Mutex::default(),
+            untidy: Mutex::default(),
+        })
+    }
+
+    fn run(&self) {
+        let mut events = Vec::new();
+        loop {
+            let due_ns = lock(&self.untidy).iter().map(|(due_ns, _)| *due_ns).min();
+            events.clear();
+            if let Err(error) = self.poller.wait(&mut events, due_ns) {
+                tracing::error!(%error, "cannot wait for servers' deaths");
+                std::thread::sleep(TIDY_AFTER);
+            }
+            for event in &events {
+                if event.token == WAKER_TOKEN {
+                    self.waker.drain();
+                } else {
+                    self.attend(event.token);
+                }
+            }
+            if due_ns.is_some_and(|due_ns| clock::now_ns() >= due_ns) {
+                self.tidy();
+            }
+        }
+    }
+
+    fn attend(&self, token: u64) {
+        let is_process = token % 2 == 1;
+        let key = token - token % 2;
+        let connection = lock(&self.watched).get(&key).and_then(Weak::upgrade);
+        let Some(connection) = connection else {
+            lock(&self.watched).remove(&key);
+            return;
+        };
+        // Messages first: a reply may refer to memory that was announced just before the server's death.
+        connection.receive();
+        if is_process {
+            connection.closed();
+        }
+        if connection.has_ended() {
+            let _ = self.poller.remove(connection.socket.as_fd());
+            let _ = self.poller.remove(connection.server_process.as_fd());
+            lock(&self.watched).remove(&key);
+        }
+    }
+
+    fn tidy(&self) {
+        let now_ns = clock::now_ns();
+        let mut due = Vec::new();
+        lock(&self.untidy).retain(|(due_ns, connection)| {
+            let later = *due_ns > now_ns;
+            if !later {
+                due.push(connection.clone());
+            }
+            later
+        });
+        for connection in due {
+            if connection.upgrade().is_some_and(|connection| connection.tidy()) {
+                let due_ns = clock::deadline_ns(TIDY_AFTER);
+                lock(&self.untidy).push((due_ns, connection));
+            }
+        }
+        lock(&self.watched).retain(|_, connection| connection.strong_count() > 0);
+    }
+}

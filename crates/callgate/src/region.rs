@@ -1,0 +1,134 @@
+//! Mapped memory as the protocol sees it: the control region's cells, and the peer's payload regions.
+//!
+//! This file owns the step from raw mapped bytes to typed references, and the receiver's table of regions. It does not
+//! know who sends what, or why.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use callgate_proto::Violation;
+use callgate_proto::arena::REGIONS_MAX;
+use callgate_proto::body::Place;
+use callgate_proto::layout::{CELLS_OFFSET, Cell, Header, control_bytes};
+use callgate_sys::shm::{Control, MemFd, PayloadReader, PayloadWriter, page_size};
+
+/// A control region with its number of cells, fixed at the handshake.
+pub(crate) struct ControlView {
+    map: Control,
+    cells: u32,
+}
+
+/// Size in bytes of the memory of a control region with `cells` cells.
+pub(crate) fn control_size(cells: u32) -> usize {
+    control_bytes(cells).next_multiple_of(page_size())
+}
+
+impl ControlView {
+    /// Takes a mapping that was created or accepted with exactly [`control_size`] bytes.
+    pub(crate) fn new(map: Control, cells: u32) -> Self {
+        assert_eq!(map.len(), control_size(cells), "mapped with its exact size");
+        Self { map, cells }
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        // SAFETY: the mapping holds at least one `Header` at its start (asserted in `new`), is aligned to a page and
+        // lives as long as `self`. `Header` consists of atomics only, for which any bytes are valid, and both processes
+        // access these bytes through atomics only.
+        unsafe { &*self.map.as_ptr().cast::<Header>() }
+    }
+
+    #[inline]
+    pub(crate) fn cells(&self) -> &[Cell] {
+        // SAFETY: `control_size(cells)` bytes are mapped (asserted in `new`), of which the cells begin at CELLS_OFFSET,
+        // a multiple of their alignment (layout's asserts). `Cell` consists of atomics only; see `header`.
+        unsafe {
+            let first = self.map.as_ptr().add(CELLS_OFFSET).cast::<Cell>();
+            std::slice::from_raw_parts(first, self.cells as usize)
+        }
+    }
+
+    #[inline]
+    pub(crate) fn cell(&self, index: u16) -> &Cell {
+        &self.cells()[usize::from(index)]
+    }
+}
+
+/// A checked piece of a region that the peer writes.
+#[derive(Clone)]
+pub(crate) struct SharedBytes {
+    pub(crate) region: Arc<PayloadReader>,
+    pub(crate) range: Range<usize>,
+}
+
+/// The regions that the peer announced, as their receiver keeps them.
+pub(crate) struct Incoming {
+    regions: Vec<(u32, Arc<PayloadReader>)>,
+    bytes: u64,
+    quota: u64,
+}
+
+impl Incoming {
+    pub(crate) fn new(quota: u64) -> Self {
+        Self { regions: Vec::new(), bytes: 0, quota }
+    }
+
+    /// Checks and maps a region that the peer announced.
+    pub(crate) fn add(&mut self, id: u32, size: u64, fd: Option<MemFd>) -> Result<(), Violation> {
+        let fd = fd.ok_or(Violation::new("region.descriptors", 0, 1))?;
+        if self.regions.len() >= REGIONS_MAX {
+            return Err(Violation::new("region.count", REGIONS_MAX as u64 + 1, REGIONS_MAX as u64));
+        }
+        if self.regions.iter().any(|(known, _)| *known == id) {
+            return Err(Violation::new("region.id", id.into(), id.wrapping_add(1).into()));
+        }
+        let room = self.quota - self.bytes;
+        if size == 0 || size > room {
+            return Err(Violation::new("region.size", size, room));
+        }
+        let len = usize::try_from(size).map_err(|_| Violation::new("region.size", size, room))?;
+        let region = PayloadReader::accept(fd, len).map_err(|rejected| {
+            tracing::warn!(%rejected, id, size, "a payload region was rejected");
+            Violation::new("region.memory", size, size)
+        })?;
+        self.bytes += size;
+        self.regions.push((id, Arc::new(region)));
+        Ok(())
+    }
+
+    /// Lets go of a region; calls that still read from it keep it mapped until they end.
+    pub(crate) fn retire(&mut self, id: u32) -> Result<(), Violation> {
+        let at = self.regions.iter().position(|(known, _)| *known == id);
+        let at = at.ok_or(Violation::new("retire.id", id.into(), 0))?;
+        let (_, region) = self.regions.swap_remove(at);
+        self.bytes -= region.len() as u64;
+        Ok(())
+    }
+
+    /// Finds the region of a place; `None` when it was not announced (yet).
+    #[inline]
+    pub(crate) fn find(
+        &self,
+        place: Place,
+    ) -> Result<Option<(&Arc<PayloadReader>, Range<usize>)>, Violation> {
+        let Some((_, region)) = self.regions.iter().find(|(id, _)| *id == place.region) else {
+            return Ok(None);
+        };
+        Ok(Some((region, place.check(region.len() as u64)?)))
+    }
+}
+
+/// The bytes of a block in the sender's own region.
+///
+/// # Safety
+/// * `offset..offset + len` lies inside the region and was taken from its arena by the caller, for itself alone.
+/// * The region stays mapped for `'a`.
+pub(crate) unsafe fn block_mut<'a>(
+    region: &PayloadWriter,
+    offset: u64,
+    len: usize,
+) -> &'a mut [u8] {
+    debug_assert!(offset as usize + len <= region.len());
+    // SAFETY: inside the mapping and exclusive within this process (contract). No other process can write here: the
+    // memory is sealed against it (FUTURE_WRITE, set in `PayloadWriter::create` before anyone else had it).
+    unsafe { std::slice::from_raw_parts_mut(region.as_ptr().add(offset as usize), len) }
+}

@@ -1,0 +1,345 @@
+//! Letting clients in: a thread of its own, so that neither a slow handler nor a slow handshake keeps anyone out.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use callgate_proto::Violation;
+use callgate_proto::chain::Intake;
+use callgate_proto::wire::{Answer, Ask, Hello, MESSAGE_MAX, Reason, Versions, Welcome};
+use callgate_sys::clock;
+use callgate_sys::endpoint::Listener;
+use callgate_sys::poller::{Poller, Waker};
+use callgate_sys::process::{self, Identity};
+use callgate_sys::shm::{Control, MemFd};
+use callgate_sys::socket::{RecvError, Socket};
+
+use super::connection::Connection;
+use super::ledger::Full;
+use super::shared::{Phase, Shared, lock};
+use super::worker::Admitted;
+use crate::options::Access;
+use crate::region::{ControlView, control_size};
+
+const LISTENER_TOKEN: u64 = u64::MAX;
+const WAKER_TOKEN: u64 = u64::MAX - 1;
+const RELEASE_TOKEN: u64 = u64::MAX - 2;
+/// Unfinished handshakes at a time; beyond that the oldest of the user with the most gives way.
+const HALF_OPEN_MAX: usize = 1_024;
+/// Connections accepted before other events get their turn.
+const ACCEPTS_PER_EVENT: usize = 64;
+
+/// A client that has connected and not yet said what it wants.
+struct HalfOpen {
+    socket: Socket,
+    caller: Identity,
+}
+
+/// A client turned away, with the limit that it met.
+struct Refusal(Reason, u64);
+
+pub(super) struct Admission {
+    shared: Arc<Shared>,
+    listener: Listener,
+    poller: Poller,
+    half_open: HashMap<u64, HalfOpen>,
+    /// Deadlines of handshakes, in order; some have ended since.
+    due: VecDeque<(u64, u64)>,
+    next_token: u64,
+    next_connection: AtomicU64,
+    /// A descriptor kept back, to turn clients away with when there are no others.
+    spare: Option<Waker>,
+}
+
+impl Admission {
+    pub(super) fn new(shared: Arc<Shared>, listener: Listener) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        poller.add(listener.as_fd(), LISTENER_TOKEN, false)?;
+        poller.add(shared.admission.as_fd(), WAKER_TOKEN, false)?;
+        if let Some(watch) = shared.ledger.watch() {
+            poller.add(watch.as_fd(), RELEASE_TOKEN, false)?;
+        }
+        Ok(Self {
+            shared,
+            listener,
+            poller,
+            half_open: HashMap::new(),
+            due: VecDeque::new(),
+            next_token: 0,
+            next_connection: AtomicU64::new(0),
+            spare: Some(Waker::new()?),
+        })
+    }
+
+    /// Lets clients in until the server drains or stops. Then the name is free for the next server.
+    pub(super) fn run(mut self) {
+        let mut events = Vec::new();
+        while self.shared.phase() == Phase::Serving {
+            self.end_overdue();
+            events.clear();
+            let due_ns = self.due.front().map(|(due_ns, _)| *due_ns);
+            if let Err(error) = self.poller.wait(&mut events, due_ns) {
+                tracing::error!(%error, "cannot wait for clients");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            for event in &events {
+                match event.token {
+                    LISTENER_TOKEN => self.accept(),
+                    WAKER_TOKEN => self.shared.admission.drain(),
+                    RELEASE_TOKEN => self.shared.ledger.settle(),
+                    token => self.greet(token),
+                }
+            }
+        }
+        for half_open in self.half_open.into_values() {
+            refuse(&half_open.socket, Refusal(Reason::Stopping, 0));
+        }
+        while let Ok(Some(socket)) = self.listener.accept() {
+            refuse(&socket, Refusal(Reason::Stopping, 0));
+        }
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTS_PER_EVENT {
+            match self.listener.accept() {
+                Ok(Some(socket)) => self.begin(socket),
+                Ok(None) => return,
+                Err(error) => {
+                    self.turn_one_away(&error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// No descriptor is left: gives up the spare one for a moment, so that the next in line gets an answer.
+    fn turn_one_away(&mut self, error: &io::Error) {
+        tracing::warn!(%error, "cannot accept a client");
+        drop(self.spare.take());
+        if let Ok(Some(socket)) = self.listener.accept() {
+            self.count_refusal();
+            refuse(&socket, Refusal(Reason::Exhausted, 0));
+        } else {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.spare = Waker::new().ok();
+    }
+
+    fn begin(&mut self, socket: Socket) {
+        let Ok(caller) = socket.peer() else { return };
+        if !self.may_use(caller) {
+            self.count_refusal();
+            tracing::warn!(pid = caller.pid, uid = caller.uid, "a user was refused");
+            refuse(&socket, Refusal(Reason::Denied, 0));
+            return;
+        }
+        if self.half_open.len() >= HALF_OPEN_MAX {
+            self.make_room();
+        }
+        let token = self.next_token;
+        self.next_token += 1;
+        if let Err(error) = self.poller.add(socket.as_fd(), token, false) {
+            tracing::warn!(%error, "cannot poll a new client");
+            refuse(&socket, Refusal(Reason::Exhausted, 0));
+            return;
+        }
+        self.half_open.insert(token, HalfOpen { socket, caller });
+        self.due.push_back((clock::deadline_ns(self.shared.limits.handshake), token));
+    }
+
+    fn may_use(&self, caller: Identity) -> bool {
+        match self.shared.access {
+            // The overflow id stands for users that are unknown here, so it is nobody's proof.
+            Access::Owner if caller.uid == process::overflow_uid() => false,
+            Access::Owner => caller.uid == process::uid() || caller.uid == 0,
+            // The socket's group and mode let only those through.
+            Access::Group(_) | Access::Everyone => true,
+        }
+    }
+
+    /// Too many handshakes are under way: the oldest of the user with the most of them gives way.
+    fn make_room(&mut self) {
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        for half_open in self.half_open.values() {
+            *counts.entry(half_open.caller.uid).or_default() += 1;
+        }
+        let Some((uid, _)) = counts.into_iter().max_by_key(|(_, count)| *count) else { return };
+        let oldest = self
+            .half_open
+            .iter()
+            .filter(|(_, half_open)| half_open.caller.uid == uid)
+            .map(|(token, _)| *token)
+            .min();
+        if let Some(token) = oldest {
+            self.drop_half_open(token, "too many unfinished handshakes");
+        }
+    }
+
+    fn end_overdue(&mut self) {
+        let now_ns = clock::now_ns();
+        while let Some((due_ns, token)) = self.due.front().copied() {
+            let ended = !self.half_open.contains_key(&token);
+            if !ended && due_ns > now_ns {
+                return;
+            }
+            self.due.pop_front();
+            self.drop_half_open(token, "its handshake took too long");
+        }
+    }
+
+    fn drop_half_open(&mut self, token: u64, why: &'static str) {
+        if let Some(half_open) = self.half_open.remove(&token) {
+            self.count_refusal();
+            tracing::warn!(
+                pid = half_open.caller.pid,
+                uid = half_open.caller.uid,
+                why,
+                "a client was dropped"
+            );
+        }
+    }
+
+    fn count_refusal(&self) {
+        self.shared.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client has said something, or hung up.
+    fn greet(&mut self, token: u64) {
+        let Some(half_open) = self.half_open.get(&token) else { return };
+        let mut buffer = [0; MESSAGE_MAX];
+        let received = match half_open.socket.recv(&mut buffer) {
+            Ok(received) => received,
+            Err(RecvError::Empty) => return,
+            Err(RecvError::Closed | RecvError::Os(_)) => {
+                self.half_open.remove(&token);
+                return;
+            }
+        };
+        let Some(HalfOpen { socket, caller }) = self.half_open.remove(&token) else { return };
+        let _ = self.poller.remove(socket.as_fd());
+        let whole = !received.truncated && received.extra_fds == 0;
+        let hello = match Hello::decode(&buffer[..received.len]) {
+            Ok(hello) if whole => hello,
+            Ok(_) => {
+                let violation = Violation::new("hello.descriptors", 2, 1);
+                return self.malformed(&socket, caller, violation);
+            }
+            Err(violation) => return self.malformed(&socket, caller, violation),
+        };
+        if hello.versions.common(Versions::OURS).is_none() {
+            self.count_refusal();
+            tracing::warn!(pid = caller.pid, versions = ?hello.versions, "a client of another version");
+            return refuse(&socket, Refusal(Reason::Version, 0));
+        }
+        match hello.ask {
+            Some(Ask::Status) if received.fd.is_none() => {
+                let status = Answer::Status(self.shared.status());
+                let _ = socket.send(status.encode(Versions::OURS).as_bytes(), None);
+            }
+            Some(Ask::Connect { cells, control, quota }) => {
+                let wanted = Wanted { cells, control, quota, fd: received.fd };
+                self.connect(socket, caller, wanted);
+            }
+            _ => self.malformed(&socket, caller, Violation::new("hello.kind", 0, 2)),
+        }
+    }
+
+    fn malformed(&self, socket: &Socket, caller: Identity, violation: Violation) {
+        self.shared.violations.fetch_add(1, Ordering::Relaxed);
+        self.count_refusal();
+        tracing::warn!(pid = caller.pid, uid = caller.uid, %violation, "a malformed handshake");
+        refuse(socket, Refusal(Reason::Malformed, 0));
+    }
+
+    fn connect(&mut self, socket: Socket, caller: Identity, wanted: Wanted) {
+        let size = control_size(wanted.cells);
+        if wanted.control != size as u64 {
+            let violation = Violation::new("hello.control", wanted.control, size as u64);
+            return self.malformed(&socket, caller, violation);
+        }
+        let Some(fd) = wanted.fd else {
+            let violation = Violation::new("hello.descriptors", 0, 1);
+            return self.malformed(&socket, caller, violation);
+        };
+        let in_flight = self.shared.limits.in_flight;
+        if wanted.cells - 1 > in_flight {
+            self.count_refusal();
+            return refuse(&socket, Refusal(Reason::InFlight, in_flight.into()));
+        }
+        if let Err(full) = self.shared.ledger.admit(caller.uid, self.shared.clients_max) {
+            self.count_refusal();
+            tracing::warn!(pid = caller.pid, uid = caller.uid, ?full, "a client was refused");
+            let refusal = match full {
+                Full::Clients(limit) => Refusal(Reason::Clients, limit.into()),
+                Full::ClientsOfUser(limit) => Refusal(Reason::ClientsOfUser, limit.into()),
+            };
+            return refuse(&socket, refusal);
+        }
+        let control = match Control::accept(fd, size) {
+            Ok(control) => ControlView::new(control, wanted.cells),
+            Err(rejected) => {
+                self.shared.ledger.leave(caller.uid);
+                tracing::warn!(%rejected, "a control region was rejected");
+                let violation = Violation::new("hello.memory", size as u64, size as u64);
+                return self.malformed(&socket, caller, violation);
+            }
+        };
+        self.hand_over(socket, caller, control, wanted.quota);
+    }
+
+    /// Gives the connection to a worker, then welcomes the client.
+    fn hand_over(&mut self, socket: Socket, caller: Identity, control: ControlView, quota: u64) {
+        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let worker = self.shared.least_loaded();
+        let desk = &self.shared.desks[worker];
+        #[expect(clippy::cast_possible_truncation, reason = "at most CELLS_MAX")]
+        let intake = Intake::new(control.cells().len() as u32);
+        // The worker sleeps or polls others: the client has to ring for its first call.
+        let _ = intake.arm(control.cells());
+        let shared = self.shared.clone();
+        let connection =
+            Arc::new(Connection::new(id, control, socket, caller, quota, shared, worker));
+        self.shared.register(&connection);
+        lock(&desk.inbox).push(Admitted { connection: connection.clone(), intake });
+        // From here on the worker ends the connection: its poller tells it when the client is gone.
+        if let Err(error) = desk.poller.add(connection.socket.as_fd(), id, false) {
+            tracing::warn!(%error, "cannot poll a client");
+            refuse(&connection.socket, Refusal(Reason::Exhausted, 0));
+            connection.socket.shutdown();
+            lock(&desk.inbox).retain(|admitted| admitted.connection.id != id);
+            self.shared.unregister(&connection);
+            return;
+        }
+        let limits = &self.shared.limits;
+        let welcome = Welcome {
+            epoch: self.shared.epoch,
+            request_max: limits.request_bytes,
+            reply_max: limits.reply_bytes,
+            quota: limits.bytes_per_client,
+            in_flight: limits.in_flight,
+        };
+        let version = Versions { low: Versions::OURS.high, high: Versions::OURS.high };
+        let answer = Answer::Welcome(welcome).encode(version);
+        tracing::info!(pid = caller.pid, uid = caller.uid, "client connected");
+        if connection.socket.send(answer.as_bytes(), None).is_err() {
+            // Gone already; the worker's poller says so too.
+            connection.socket.shutdown();
+        }
+    }
+}
+
+/// What a client's hello asks for.
+struct Wanted {
+    cells: u32,
+    control: u64,
+    quota: u64,
+    fd: Option<MemFd>,
+}
+
+fn refuse(socket: &Socket, Refusal(reason, limit): Refusal) {
+    let answer = Answer::Refusal { reason: Some(reason), limit };
+    let _ = socket.send(answer.encode(Versions::OURS).as_bytes(), None);
+}

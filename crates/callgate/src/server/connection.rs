@@ -1,0 +1,326 @@
+//! One client's connection, as far as every thread of the server may touch it: answering, and reply memory.
+//!
+//! What only the worker touches (the chain of requests, the client's regions) is in `worker`.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN};
+use callgate_proto::body::{Body, ReplyHead};
+use callgate_proto::cell::Turn;
+use callgate_proto::chain::Deferred;
+use callgate_proto::layout::CELLS_MAX;
+use callgate_proto::wire::Message;
+use callgate_sys::process::Identity;
+use callgate_sys::shm::{PayloadWriter, page_size};
+use callgate_sys::socket::Socket;
+use callgate_sys::{futex, process};
+
+use super::shared::Shared;
+use crate::error::ReplyError;
+use crate::region::ControlView;
+
+/// Messages with descriptors that a client may leave unread. The kernel counts them against the server's user.
+const UNREAD_MAX: u32 = 4;
+
+/// A client's connection.
+pub(crate) struct Connection {
+    pub(super) id: u64,
+    pub(super) control: ControlView,
+    pub(super) socket: Socket,
+    pub(super) caller: Identity,
+    pub(super) deferred: Deferred,
+    pub(super) shared: Arc<Shared>,
+    /// Which worker serves it; that one is told when the last answer of a drain was given.
+    pub(super) worker: usize,
+    /// Connections that the worker polls (low 16 bits) and its CPU plus one (high 32 bits). Relaxed: hints.
+    pub(super) hints: AtomicU64,
+    gone: AtomicBool,
+    /// Cells whose last reply lies in far memory. Relaxed: written before the reply that it belongs to is published
+    /// (EDGE reply), read after the cell's next request arrived (EDGE request); `out` has the truth.
+    pinned: [AtomicU64; CELLS_MAX as usize / 64],
+    /// Bytes on this connection's account.
+    account: Arc<AtomicU64>,
+    out: Mutex<Out>,
+}
+
+struct Out {
+    outgoing: Outgoing<PayloadWriter>,
+    replies: Vec<Option<(Turn, Block)>>,
+    unsent_retires: Vec<u32>,
+    unread: u32,
+}
+
+impl Connection {
+    pub(super) fn new(
+        id: u64,
+        control: ControlView,
+        socket: Socket,
+        caller: Identity,
+        quota: u64,
+        shared: Arc<Shared>,
+        worker: usize,
+    ) -> Self {
+        let cells = control.cells().len();
+        let quota = quota.min(shared.limits.bytes_per_client);
+        let out = Out {
+            outgoing: Outgoing::new(quota, cells, page_size() as u64),
+            replies: Vec::new(),
+            unsent_retires: Vec::new(),
+            unread: 0,
+        };
+        Self {
+            id,
+            control,
+            socket,
+            caller,
+            deferred: Deferred::default(),
+            shared,
+            worker,
+            hints: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
+            pinned: std::array::from_fn(|_| AtomicU64::new(0)),
+            account: Arc::default(),
+            out: Mutex::new(out),
+        }
+    }
+
+    fn out(&self) -> MutexGuard<'_, Out> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Publishes that the handling of `turn` begins; false when the connection was ended meanwhile: do not handle it.
+    #[inline]
+    pub(super) fn take(&self, turn: Turn) -> bool {
+        self.control.header().take(turn);
+        // EDGE closing (other end: `close`). We publish the turn, then look whether the connection ends; whoever ends it
+        // sets the flag, makes every thread of this process pass a full barrier (membarrier), then hangs up, and the
+        // client reads the turn after that. So either we see the flag, or the client sees the turn. The barrier of the
+        // other end makes a compiler fence enough here.
+        compiler_fence(Ordering::SeqCst);
+        !self.is_gone()
+    }
+
+    /// Ends the connection from any thread: the client learns of it at once, and no further call is taken.
+    pub(super) fn close(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+        // EDGE closing (other end: `take`).
+        if process::barrier_all_threads() {
+            self.socket.shutdown();
+        }
+    }
+
+    /// Ends the connection from the thread of its worker, which takes no further call.
+    pub(super) fn close_by_worker(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+        self.socket.shutdown();
+    }
+
+    /// Publishes an answer and wakes the caller if it sleeps.
+    #[inline]
+    pub(super) fn answer(
+        &self,
+        cell: u16,
+        turn: Turn,
+        failure: bool,
+        word: u32,
+        body: Body,
+    ) -> Result<(), ReplyError> {
+        if self.is_gone() {
+            return Err(ReplyError::Disconnected);
+        }
+        let hints = self.hints.load(Ordering::Relaxed);
+        #[expect(clippy::cast_possible_truncation, reason = "two fields of one word")]
+        let head =
+            ReplyHead { failure, active: hints as u16, cpu: ((hints >> 32) as u32).checked_sub(1) };
+        let place = self.control.cell(cell);
+        if place.publish_reply(turn, head, word, body) {
+            futex::wake(place.futex(), u32::MAX);
+        }
+        Ok(())
+    }
+
+    /// Publishes an answer that lies in `block`.
+    pub(super) fn answer_far(
+        &self,
+        cell: u16,
+        turn: Turn,
+        failure: bool,
+        word: u32,
+        block: Block,
+    ) -> Result<(), ReplyError> {
+        let mut out = self.out();
+        let index = usize::from(cell);
+        if out.replies.len() <= index {
+            out.replies.resize(index + 1, None);
+        }
+        out.replies[index] = Some((turn, block));
+        self.pinned[index / 64].fetch_or(1 << (index % 64), Ordering::Relaxed);
+        drop(out);
+        self.answer(cell, turn, failure, word, Body::Far(block.place))
+    }
+
+    /// The client uses the cell again, so it has let go of the reply that lay behind it.
+    #[inline]
+    pub(super) fn reuse(&self, cell: u16) {
+        let index = usize::from(cell);
+        if self.pinned[index / 64].load(Ordering::Relaxed) & (1 << (index % 64)) != 0 {
+            self.reclaim(index);
+        }
+    }
+
+    fn reclaim(&self, index: usize) {
+        let mut out = self.out();
+        self.pinned[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
+        if let Some((_, block)) = out.replies.get_mut(index).and_then(Option::take) {
+            out.outgoing.give_back(block);
+        }
+    }
+
+    /// Finds room for a reply of `len` bytes, making more where the quotas allow.
+    pub(super) fn place(&self, len: u64) -> Result<Block, ReplyError> {
+        let no_memory = |why: String| ReplyError::NoMemory { len, why };
+        let mut out = self.out();
+        loop {
+            if self.is_gone() {
+                return Err(ReplyError::Disconnected);
+            }
+            match out.outgoing.place(len) {
+                Placing::Placed(block) => return Ok(block),
+                Placing::Grow(size) => self.grow(&mut out, len, size).map_err(no_memory)?,
+                Placing::Full => {
+                    let reclaimed = self.reclaim_released(&mut out);
+                    let retired = self.retire(&mut out, 0);
+                    if !reclaimed && !retired {
+                        return Err(no_memory("the connection's quota is used up".into()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes a region of at most `wanted` bytes, or of just enough for `len`, and announces it.
+    fn grow(&self, out: &mut Out, len: u64, wanted: u64) -> Result<(), String> {
+        self.may_announce(out)?;
+        // Regions that the client has let go of may be on the account still.
+        self.shared.ledger.settle();
+        let least = len.next_multiple_of(page_size() as u64).min(wanted);
+        let limit = self.shared.limits.bytes_per_client;
+        let uid = self.caller.uid;
+        let charge = |bytes| self.shared.ledger.charge(uid, &self.account, limit, bytes);
+        let (charge, size) = match charge(wanted) {
+            Ok(charge) => (charge, wanted),
+            Err(_) => (charge(least)?, least),
+        };
+        let made = usize::try_from(size)
+            .map_err(|_| std::io::ErrorKind::OutOfMemory.into())
+            .and_then(PayloadWriter::create);
+        let (region, fd) = made.map_err(|error| {
+            self.shared.ledger.refund(charge, &self.account);
+            error.to_string()
+        })?;
+        let message = Message::Region { id: out.outgoing.next_id(), size }.encode();
+        // Watched before it is sent: from then on the kernel alone says when it is released.
+        self.shared.ledger.hand_out(charge, &self.account, &fd);
+        if let Err(error) = self.socket.send(message.as_bytes(), Some(fd.as_fd())) {
+            // The watch tells of its end when `region` and `fd` go, which refunds the charge; nothing else may.
+            drop((region, fd));
+            self.shared.ledger.settle();
+            return Err(error.to_string());
+        }
+        out.unread += 1;
+        out.outgoing.add(size, region);
+        Ok(())
+    }
+
+    /// Whether the client reads its socket, so that another descriptor can be sent.
+    fn may_announce(&self, out: &mut Out) -> Result<(), String> {
+        self.flush_retires(out);
+        if out.unread >= UNREAD_MAX && self.socket.unread().map_err(|error| error.to_string())? == 0
+        {
+            out.unread = 0;
+        }
+        if out.unread >= UNREAD_MAX || !out.unsent_retires.is_empty() {
+            return Err("the client does not read its socket".into());
+        }
+        Ok(())
+    }
+
+    /// The bytes of a block.
+    ///
+    /// # Safety
+    /// The block was returned by [`Connection::place`] and not given back; the caller uses it alone, and not longer than
+    /// the connection lives.
+    pub(super) unsafe fn block_mut<'a>(&self, block: Block) -> &'a mut [u8] {
+        let out = self.out();
+        #[expect(clippy::cast_possible_truncation, reason = "inside a mapping")]
+        let len = block.place.len as usize;
+        // SAFETY: `place` took the block from this region's arena for this caller (contract); a region with a live block
+        // is never retired, and all regions live as long as the connection.
+        unsafe { crate::region::block_mut(out.outgoing.region(block), block.place.offset, len) }
+    }
+
+    pub(super) fn give_back(&self, block: Block) {
+        self.out().outgoing.give_back(block);
+    }
+
+    fn reclaim_released(&self, out: &mut Out) -> bool {
+        let mut any = false;
+        for (index, cell) in self.control.cells().iter().enumerate().take(out.replies.len()) {
+            let Some((turn, block)) = out.replies[index] else { continue };
+            if cell.is_released(turn) {
+                out.replies[index] = None;
+                self.pinned[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
+                out.outgoing.give_back(block);
+                any = true;
+            }
+        }
+        any
+    }
+
+    fn retire(&self, out: &mut Out, keep: u64) -> bool {
+        let retired = out.outgoing.retire_unused(keep);
+        let any = !retired.is_empty();
+        out.unsent_retires.extend(retired.into_iter().map(|(id, _)| id));
+        self.flush_retires(out);
+        any
+    }
+
+    fn flush_retires(&self, out: &mut Out) {
+        while let Some(id) = out.unsent_retires.first() {
+            match self.socket.send(Message::Retire { id: *id }.encode().as_bytes(), None) {
+                Ok(()) => out.unsent_retires.remove(0),
+                Err(_) => return,
+            };
+        }
+    }
+
+    /// Whether there is reply memory that a quiet connection should give back.
+    pub(super) fn is_untidy(&self) -> bool {
+        self.out().outgoing.total() > 0
+    }
+
+    /// Lets go of reply memory that a quiet connection does not need; returns whether to come again.
+    pub(super) fn tidy(&self, keep_a_little: bool) -> bool {
+        let mut out = self.out();
+        self.reclaim_released(&mut out);
+        self.retire(&mut out, if keep_a_little { REGION_MIN } else { 0 });
+        out.outgoing.total() > 0 || !out.unsent_retires.is_empty()
+    }
+
+    /// The last words of a deferred call: its cell may be named again once the answer is out.
+    pub(super) fn undefer(&self, cell: u16) {
+        self.deferred.remove(cell);
+    }
+
+    /// Tells the worker that a deferred call has ended, if it waits for that.
+    pub(super) fn deferred_ended(&self) {
+        self.shared.deferred_ended(self.worker);
+    }
+}

@@ -1,0 +1,217 @@
+//! What each user uses of a server: clients, and reply memory until the kernel proves that it was released.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use callgate_sys::shm::{MemFd, ReleaseId, ReleaseWatch};
+
+use crate::options::Limits;
+
+/// Counts what users use, against the server's limits.
+pub(crate) struct Ledger {
+    limits: Limits,
+    watch: Option<ReleaseWatch>,
+    books: Mutex<Books>,
+}
+
+#[derive(Default)]
+struct Books {
+    users: HashMap<u32, User>,
+    clients: u32,
+    bytes: u64,
+    regions: HashMap<ReleaseId, Region>,
+}
+
+#[derive(Default)]
+struct User {
+    clients: u32,
+    bytes: u64,
+}
+
+struct Region {
+    charge: Charge,
+    account: Arc<AtomicU64>,
+}
+
+/// Bytes put on a user's and a connection's account.
+#[derive(Clone, Copy)]
+pub(crate) struct Charge {
+    uid: u32,
+    bytes: u64,
+}
+
+/// Which limit a client met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    Clients(u32),
+    ClientsOfUser(u32),
+}
+
+impl Ledger {
+    pub(crate) fn new(limits: Limits) -> Self {
+        let watch = ReleaseWatch::new()
+            .inspect_err(|error| {
+                tracing::warn!(%error, "no inotify: reply memory stays on its user's account until the server ends");
+            })
+            .ok();
+        Self { limits, watch, books: Mutex::default() }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What tells of releases, to be polled; then call [`Ledger::settle`].
+    pub(crate) fn watch(&self) -> Option<&ReleaseWatch> {
+        self.watch.as_ref()
+    }
+
+    pub(crate) fn admit(&self, uid: u32, clients_max: u32) -> Result<(), Full> {
+        let books = &mut *self.books();
+        if books.clients >= clients_max {
+            return Err(Full::Clients(clients_max));
+        }
+        let user = books.users.entry(uid).or_default();
+        if user.clients >= self.limits.clients_per_uid {
+            return Err(Full::ClientsOfUser(self.limits.clients_per_uid));
+        }
+        user.clients += 1;
+        books.clients += 1;
+        Ok(())
+    }
+
+    pub(crate) fn leave(&self, uid: u32) {
+        let mut books = self.books();
+        books.clients -= 1;
+        books.change(uid, |user| user.clients -= 1);
+    }
+
+    pub(crate) fn clients(&self) -> u32 {
+        self.books().clients
+    }
+
+    /// Reply memory handed out and not proven released, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.books().bytes
+    }
+
+    /// Puts `bytes` on the accounts, if both limits allow; else says which does not.
+    pub(crate) fn charge(
+        &self,
+        uid: u32,
+        account: &AtomicU64,
+        account_max: u64,
+        bytes: u64,
+    ) -> Result<Charge, String> {
+        let books = &mut *self.books();
+        let used = account.load(Ordering::Relaxed);
+        if used.saturating_add(bytes) > account_max {
+            return Err(format!("this client holds {used} of its {account_max} bytes"));
+        }
+        let user = books.users.entry(uid).or_default();
+        let limit = self.limits.bytes_per_uid;
+        if user.bytes.saturating_add(bytes) > limit {
+            return Err(format!("user {uid} holds {} of its {limit} bytes", user.bytes));
+        }
+        user.bytes += bytes;
+        books.bytes += bytes;
+        // Relaxed: all changes are made under the lock of `books`.
+        account.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Charge { uid, bytes })
+    }
+
+    /// Takes a charge back whose memory was never handed out.
+    pub(crate) fn refund(&self, charge: Charge, account: &AtomicU64) {
+        self.books().refund(charge, account);
+    }
+
+    /// The memory behind `fd` is about to be handed out: its charge lasts until the kernel says that nobody holds it.
+    pub(crate) fn hand_out(&self, charge: Charge, account: &Arc<AtomicU64>, fd: &MemFd) {
+        let Some(watch) = &self.watch else { return };
+        let mut books = self.books();
+        match watch.watch(fd) {
+            Ok(id) => {
+                books.regions.insert(id, Region { charge, account: account.clone() });
+            }
+            Err(error) => {
+                tracing::warn!(%error, bytes = charge.bytes, uid = charge.uid, "release cannot be watched; the bytes stay charged");
+            }
+        }
+    }
+
+    /// Takes back the charges of all memory that was released since the last time. Never blocks.
+    pub(crate) fn settle(&self) {
+        let Some(watch) = &self.watch else { return };
+        let mut released = Vec::new();
+        watch.drain(|id| released.push(id));
+        let mut books = self.books();
+        for id in released {
+            if let Some(region) = books.regions.remove(&id) {
+                books.refund(region.charge, &region.account);
+            }
+        }
+    }
+}
+
+impl Books {
+    fn refund(&mut self, charge: Charge, account: &AtomicU64) {
+        account.fetch_sub(charge.bytes, Ordering::Relaxed);
+        self.bytes -= charge.bytes;
+        self.change(charge.uid, |user| user.bytes -= charge.bytes);
+    }
+
+    fn change(&mut self, uid: u32, change: impl FnOnce(&mut User)) {
+        if let Some(user) = self.users.get_mut(&uid) {
+            change(user);
+            if user.clients == 0 && user.bytes == 0 {
+                self.users.remove(&uid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use callgate_sys::shm::PayloadWriter;
+    use std::os::fd::AsFd;
+
+    fn ledger() -> Ledger {
+        Ledger::new(Limits { clients_per_uid: 2, bytes_per_uid: 100_000, ..Limits::default() })
+    }
+
+    #[test]
+    fn clients_are_counted_by_user_and_in_all() {
+        let ledger = ledger();
+        assert_eq!(ledger.admit(1, 3), Ok(()));
+        assert_eq!(ledger.admit(1, 3), Ok(()));
+        assert_eq!(ledger.admit(1, 3), Err(Full::ClientsOfUser(2)));
+        assert_eq!(ledger.admit(2, 3), Ok(()));
+        assert_eq!(ledger.admit(3, 3), Err(Full::Clients(3)));
+        ledger.leave(1);
+        assert_eq!(ledger.admit(1, 3), Ok(()));
+        assert_eq!(ledger.clients(), 3);
+    }
+
+    #[test]
+    fn memory_stays_charged_until_the_kernel_proves_its_release() {
+        let ledger = ledger();
+        let account = Arc::new(AtomicU64::new(0));
+        let charge = ledger.charge(1, &account, 1 << 20, 65_536).expect("within limits");
+        assert!(ledger.charge(1, &account, 1 << 20, 65_536).is_err(), "the user's limit");
+        assert!(ledger.charge(2, &account, 65_536, 1).is_err(), "the connection's limit");
+        let (region, fd) = PayloadWriter::create(65_536).expect("memory");
+        ledger.hand_out(charge, &account, &fd);
+        drop(region);
+        ledger.settle();
+        assert_eq!(ledger.bytes(), 65_536, "somebody still holds the descriptor");
+        let peer = fd.as_fd().try_clone_to_owned().expect("descriptor");
+        drop(fd);
+        ledger.settle();
+        assert_eq!(ledger.bytes(), 65_536, "the peer holds it");
+        drop(peer);
+        ledger.settle();
+        assert_eq!((ledger.bytes(), account.load(Ordering::Relaxed)), (0, 0));
+    }
+}

@@ -1,0 +1,323 @@
+//! The answering side.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `mod` | [`Server`]: beginning, draining, stopping; [`Handler`] |
+//! | `admission` | handshakes, limits, refusals |
+//! | `worker` | taking calls, running the handler, sleeping |
+//! | `connection` | answering, reply memory |
+//! | `call` | [`Call`], [`ReplyLoan`] |
+//! | `ledger` | what each user uses |
+//! | `shared` | what the threads of a server share |
+
+mod admission;
+mod call;
+mod connection;
+mod ledger;
+mod shared;
+mod worker;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use callgate_sys::endpoint::{BindError, Listener};
+use callgate_sys::poller::{Poller, Waker};
+use callgate_sys::{clock, process};
+
+pub use call::{Call, Deferred, ReplyLoan};
+
+use crate::endpoint::{Endpoint, ToEndpoint};
+use crate::error::ServeError;
+use crate::options::{Access, Limits, ServerOptions};
+use crate::status::ServerStatus;
+use admission::Admission;
+use shared::{Desk, Phase, Shared, lock};
+use worker::Worker;
+
+const WORKERS_MAX: usize = 256;
+/// Descriptors that a server leaves to the rest of its process.
+const DESCRIPTORS_KEPT: u64 = 64;
+
+/// Answers calls. Closures `Fn(Call<'_>)` are handlers too.
+///
+/// It runs on the server's worker threads. A connection is served by one worker, so a handler that takes long keeps the
+/// other clients of that worker waiting: defer such calls ([`Call::defer`]), or use more workers. A panic ends one call
+/// with a failure for its caller, nothing else.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one call, or takes it away to answer it later.
+    fn handle(&self, call: Call<'_>);
+
+    /// Is called at [`ServerOptions::idle_interval`], between calls, on the first worker.
+    fn idle(&self) {}
+}
+
+impl<F: Fn(Call<'_>) + Send + Sync + 'static> Handler for F {
+    fn handle(&self, call: Call<'_>) {
+        self(call);
+    }
+}
+
+/// A server that runs in the background of its program, from [`Server::serve`] until it is stopped or dropped.
+///
+/// ```no_run
+/// let server = callgate::Server::serve("echo", |call: callgate::Call<'_>| {
+///     let bytes = call.request().to_vec();
+///     let _ = call.reply(&bytes);
+/// })?;
+/// server.wait();
+/// # Ok::<(), callgate::ServeError>(())
+/// ```
+///
+/// Dropping it stops it and waits for handlers that are running.
+pub struct Server {
+    shared: Arc<Shared>,
+    endpoint: Endpoint,
+    path: PathBuf,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    generation: u32,
+}
+
+impl Server {
+    /// Serves with default options.
+    ///
+    /// # Errors
+    /// As [`Server::serve_with`].
+    pub fn serve(endpoint: impl ToEndpoint, handler: impl Handler) -> Result<Self, ServeError> {
+        Self::serve_with(endpoint, ServerOptions::default(), handler)
+    }
+
+    /// Takes the name and begins to serve it in background threads.
+    ///
+    /// Raises this process's limit of open descriptors to what the system allows. A name that a dead server left is
+    /// taken over.
+    ///
+    /// # Errors
+    /// [`ServeError::AddressInUse`] when a live server has the name, [`ServeError::Endpoint`], [`ServeError::Option`],
+    /// [`ServeError::Os`]. Nothing is left running, and the name is not taken.
+    pub fn serve_with(
+        endpoint: impl ToEndpoint,
+        options: ServerOptions,
+        handler: impl Handler,
+    ) -> Result<Self, ServeError> {
+        check(&options)?;
+        let endpoint = endpoint.to_endpoint()?;
+        let (path, lock_path) = endpoint.server_paths()?;
+        let os = |what: &str| {
+            let (path, what) = (path.clone(), what.to_owned());
+            move |source: io::Error| ServeError::Os { path, what, source: Some(source) }
+        };
+        let (mode, group) = match options.access {
+            Access::Owner => (0o600, None),
+            Access::Group(group) => (0o660, Some(group)),
+            Access::Everyone => (0o666, None),
+        };
+        let clients_max = clients_possible(&options.limits);
+        let desks = (0..options.workers).map(|_| desk()).collect::<io::Result<Vec<_>>>();
+        let desks = desks.map_err(os("cannot make the workers' pollers"))?;
+        let waker = Waker::new().map_err(os("cannot make a waker"))?;
+        let listener = Listener::bind(&path, &lock_path, mode, group).map_err(bind_error)?;
+        let shared = Arc::new(Shared::new(
+            fresh_epoch(),
+            options.limits,
+            clients_max,
+            options.access,
+            options.wait,
+            options.idle_interval,
+            desks,
+            waker,
+        ));
+        worker::warm_up();
+        let admission =
+            Admission::new(shared.clone(), listener).map_err(os("cannot poll the listener"))?;
+        let server = Self {
+            shared,
+            endpoint,
+            path: path.clone(),
+            threads: Mutex::default(),
+            generation: process::generation(),
+        };
+        server.start(admission, Arc::new(handler)).map_err(os("cannot start a thread"))?;
+        tracing::info!(path = %path.display(), "serving");
+        Ok(server)
+    }
+
+    fn start<H: Handler>(&self, admission: Admission, handler: Arc<H>) -> io::Result<()> {
+        for index in 0..self.shared.desks.len() {
+            let worker = Worker::new(self.shared.clone(), handler.clone(), index);
+            self.spawn(format!("callgate-work{index}"), move || worker.run())?;
+        }
+        self.spawn("callgate-admit".into(), move || {
+            admission.run();
+            false
+        })
+    }
+
+    fn spawn(&self, name: String, run: impl FnOnce() -> bool + Send + 'static) -> io::Result<()> {
+        struct Ends(Arc<Shared>, bool);
+        impl Drop for Ends {
+            fn drop(&mut self) {
+                self.0.thread_ends(self.1);
+            }
+        }
+        self.shared.thread_begins();
+        let ends = Ends(self.shared.clone(), false);
+        let body = move || {
+            let mut ends = ends;
+            ends.1 = run();
+        };
+        // If the thread cannot be made, the closure is dropped, and with it `ends`.
+        let thread = std::thread::Builder::new().name(name).spawn(body)?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// The endpoint that is served.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The path of the socket.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// How the server does at this moment.
+    #[must_use]
+    pub fn status(&self) -> ServerStatus {
+        ServerStatus::new(process::pid(), self.shared.status())
+    }
+
+    /// Stops now: the name is freed, connections end, and calls that are not answered yet end for their callers with
+    /// `Disconnected`. Handlers that are running run on. Returns without waiting for them; see [`Server::wait`].
+    pub fn stop(&self) {
+        if process::is_current(self.generation) {
+            self.shared.advance(Phase::Stopping);
+            self.shared.close_connections();
+        }
+    }
+
+    /// Stops in good order: the name is freed, no new call is taken, and calls that were taken finish, for at most
+    /// `timeout`; then the server stops. Returns whether all of them finished.
+    ///
+    /// Calls that were not taken end with `Disconnected`, saying that they were not started.
+    #[must_use]
+    pub fn drain(&self, timeout: Duration) -> bool {
+        if !process::is_current(self.generation) {
+            return false;
+        }
+        let until_ns = clock::deadline_ns(timeout);
+        self.shared.drain_until_ns.store(until_ns, Ordering::Relaxed);
+        self.shared.advance(Phase::Draining);
+        // Workers end by themselves at the deadline, unless a handler does not return.
+        let grace_ns = until_ns.saturating_add(20_000_000);
+        let finished = self.shared.wait_for_threads(Some(grace_ns));
+        self.stop();
+        finished
+    }
+
+    /// Blocks until the server has stopped and its handlers have returned.
+    pub fn wait(&self) {
+        if process::is_current(self.generation) {
+            self.shared.wait_for_threads(None);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !process::is_current(self.generation) {
+            // In a forked child there are no threads to wait for: forget their handles.
+            std::mem::forget(std::mem::take(&mut *lock(&self.threads)));
+            return;
+        }
+        self.stop();
+        let here = std::thread::current().id();
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            // A handler may own the server: its thread cannot wait for itself.
+            if thread.thread().id() != here {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+fn check(options: &ServerOptions) -> Result<(), ServeError> {
+    let wrong = |option, given, allowed| Err(ServeError::Option { option, given, allowed });
+    let limits = &options.limits;
+    if !(1..=WORKERS_MAX).contains(&options.workers) {
+        return wrong("workers", options.workers as u64, "1 to 256");
+    }
+    if !(1..=1_023).contains(&limits.in_flight) {
+        return wrong("limits.in_flight", limits.in_flight.into(), "1 to 1023");
+    }
+    if limits.clients == 0 {
+        return wrong("limits.clients", 0, "1 and more");
+    }
+    if options.idle_interval == Some(Duration::ZERO) {
+        return wrong("idle_interval", 0, "more than zero");
+    }
+    Ok(())
+}
+
+fn desk() -> io::Result<Desk> {
+    use std::os::fd::AsFd;
+    let (poller, waker) = (Poller::new()?, Waker::new()?);
+    poller.add(waker.as_fd(), worker::WAKER_TOKEN, false)?;
+    Ok(Desk {
+        poller,
+        waker,
+        inbox: Mutex::default(),
+        load: AtomicUsize::new(0),
+        calls: AtomicU64::new(0),
+    })
+}
+
+/// Each client takes a descriptor: raises the limit, and says so when it is not enough.
+fn clients_possible(limits: &Limits) -> u32 {
+    let Ok((soft, hard)) = process::raise_nofile() else { return limits.clients };
+    let possible = u32::try_from(soft.saturating_sub(DESCRIPTORS_KEPT)).unwrap_or(u32::MAX).max(1);
+    if possible < limits.clients {
+        tracing::warn!(
+            possible,
+            wanted = limits.clients,
+            hard,
+            "RLIMIT_NOFILE allows fewer clients than the server's limit; raise the hard limit to have more"
+        );
+    }
+    possible.min(limits.clients)
+}
+
+fn fresh_epoch() -> u64 {
+    // The hasher's keys are the system's randomness, different in each process and each call.
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u64(clock::now_ns());
+    hasher.finish().max(1)
+}
+
+fn bind_error(error: BindError) -> ServeError {
+    match error {
+        BindError::InUse { path, pid } => ServeError::AddressInUse { path, pid },
+        BindError::Os { call, path, source } => {
+            ServeError::Os { path, what: format!("{call} failed"), source: Some(source) }
+        }
+        BindError::NotASocket { ref path }
+        | BindError::NoDirectory { ref path }
+        | BindError::Denied { ref path }
+        | BindError::NameTooLong { ref path, .. } => {
+            ServeError::Os { path: path.clone(), what: error.to_string(), source: None }
+        }
+    }
+}

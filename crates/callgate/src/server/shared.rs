@@ -1,0 +1,198 @@
+//! What all threads of one server share: its limits, its phase, its counters, and how to reach each worker.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use callgate_proto::pace::Policy;
+use callgate_proto::wire::Status;
+use callgate_sys::clock;
+use callgate_sys::poller::{Poller, Waker};
+
+use super::connection::Connection;
+use super::ledger::Ledger;
+use super::worker::Admitted;
+use crate::options::{Access, Limits};
+
+/// Where a server is in its life. It only ever moves forward.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Phase {
+    Serving = 0,
+    /// No new clients, no new calls; calls that were taken finish.
+    Draining = 1,
+    Stopping = 2,
+}
+
+/// How others reach a worker.
+pub(crate) struct Desk {
+    pub(super) poller: Poller,
+    pub(super) waker: Waker,
+    /// Connections that were admitted and that the worker has not picked up.
+    pub(super) inbox: Mutex<Vec<Admitted>>,
+    /// Connections that the worker has or is about to have.
+    pub(super) load: AtomicUsize,
+    /// Calls taken. Written by the worker alone.
+    pub(super) calls: AtomicU64,
+}
+
+pub(crate) struct Shared {
+    pub(super) epoch: u64,
+    pub(super) began_ns: u64,
+    pub(super) limits: Limits,
+    /// Clients that the descriptors of this process suffice for, if fewer than the limit.
+    pub(super) clients_max: u32,
+    pub(super) access: Access,
+    pub(super) wait: Policy,
+    pub(super) idle_interval: Option<Duration>,
+    pub(super) ledger: Ledger,
+    pub(super) desks: Vec<Desk>,
+    pub(super) admission: Waker,
+    pub(super) refused: AtomicU64,
+    pub(super) violations: AtomicU64,
+    pub(super) drain_until_ns: AtomicU64,
+    phase: AtomicU32,
+    connections: Mutex<HashMap<u64, Weak<Connection>>>,
+    threads: Mutex<Threads>,
+    thread_ended: Condvar,
+}
+
+#[derive(Default)]
+struct Threads {
+    running: usize,
+    cut_off: bool,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    #[expect(clippy::too_many_arguments, reason = "the parts that `serve` put together")]
+    pub(super) fn new(
+        epoch: u64,
+        limits: Limits,
+        clients_max: u32,
+        access: Access,
+        wait: Policy,
+        idle_interval: Option<Duration>,
+        desks: Vec<Desk>,
+        admission: Waker,
+    ) -> Self {
+        Self {
+            epoch,
+            began_ns: clock::now_ns(),
+            ledger: Ledger::new(limits.clone()),
+            limits,
+            clients_max,
+            access,
+            wait,
+            idle_interval,
+            desks,
+            admission,
+            refused: AtomicU64::new(0),
+            violations: AtomicU64::new(0),
+            drain_until_ns: AtomicU64::new(0),
+            phase: AtomicU32::new(Phase::Serving as u32),
+            connections: Mutex::default(),
+            threads: Mutex::default(),
+            thread_ended: Condvar::new(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn phase(&self) -> Phase {
+        // EDGE phase (other end: `advance`): Acquire sees the drain's deadline.
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Serving,
+            1 => Phase::Draining,
+            _ => Phase::Stopping,
+        }
+    }
+
+    /// Moves forward to `phase` and tells all threads.
+    pub(super) fn advance(&self, phase: Phase) {
+        // EDGE phase (other end: `phase`).
+        self.phase.fetch_max(phase as u32, Ordering::Release);
+        self.admission.wake();
+        for desk in &self.desks {
+            desk.waker.wake();
+        }
+    }
+
+    /// Ends all connections from outside of their workers, so that a handler that never returns keeps nobody waiting.
+    pub(super) fn close_connections(&self) {
+        let connections: Vec<_> =
+            lock(&self.connections).values().filter_map(Weak::upgrade).collect();
+        for connection in connections {
+            connection.close();
+        }
+    }
+
+    pub(super) fn register(&self, connection: &std::sync::Arc<Connection>) {
+        let weak = std::sync::Arc::downgrade(connection);
+        lock(&self.connections).insert(connection.id, weak);
+        self.desks[connection.worker].load.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection has ended: its place is free.
+    pub(super) fn unregister(&self, connection: &Connection) {
+        lock(&self.connections).remove(&connection.id);
+        self.desks[connection.worker].load.fetch_sub(1, Ordering::Relaxed);
+        self.ledger.leave(connection.caller.uid);
+    }
+
+    pub(super) fn least_loaded(&self) -> usize {
+        let load = |at: &usize| self.desks[*at].load.load(Ordering::Relaxed);
+        (0..self.desks.len()).min_by_key(load).unwrap_or(0)
+    }
+
+    /// A deferred call has ended; a worker that drains waits for the last one.
+    pub(super) fn deferred_ended(&self, worker: usize) {
+        if self.phase() != Phase::Serving {
+            self.desks[worker].waker.wake();
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status {
+            uptime_ns: clock::now_ns().saturating_sub(self.began_ns),
+            clients: self.ledger.clients().into(),
+            calls: self.desks.iter().map(|desk| desk.calls.load(Ordering::Relaxed)).sum(),
+            refused: self.refused.load(Ordering::Relaxed),
+            violations: self.violations.load(Ordering::Relaxed),
+            reply_bytes: self.ledger.bytes(),
+        }
+    }
+
+    pub(super) fn thread_begins(&self) {
+        lock(&self.threads).running += 1;
+    }
+
+    /// A thread ends; `cut_off`: it drained, and its time ran out with calls unfinished.
+    pub(super) fn thread_ends(&self, cut_off: bool) {
+        let mut threads = lock(&self.threads);
+        threads.running -= 1;
+        threads.cut_off |= cut_off;
+        drop(threads);
+        self.thread_ended.notify_all();
+    }
+
+    /// Blocks until all threads have ended, or the time is over; returns whether they have, with no call cut off.
+    pub(super) fn wait_for_threads(&self, until_ns: Option<u64>) -> bool {
+        let mut threads = lock(&self.threads);
+        while threads.running > 0 {
+            let slice = match until_ns {
+                Some(until_ns) => until_ns.saturating_sub(clock::now_ns()),
+                None => u64::MAX,
+            };
+            if slice == 0 {
+                return false;
+            }
+            let slice = Duration::from_nanos(slice.min(1 << 60));
+            let waited = self.thread_ended.wait_timeout(threads, slice);
+            threads = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        !threads.cut_off
+    }
+}

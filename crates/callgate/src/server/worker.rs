@@ -1,0 +1,551 @@
+//! A worker: takes calls from the connections it was given, runs the handler, and decides when to sleep.
+//!
+//! Connections that are active are polled in user space. One that was quiet for a while is *armed*: its client rings for
+//! the next call, and epoll tells which of thousands rang. Before the worker sleeps, all are armed.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use callgate_proto::Violation;
+use callgate_proto::arena::REGIONS_MAX;
+use callgate_proto::body::{Body, Inline, Place};
+use callgate_proto::chain::{Intake, Taken};
+use callgate_proto::pace::{Policy, WorkerPace, YieldBan};
+use callgate_proto::wire::{MESSAGE_MAX, Message};
+use callgate_sys::poller::Event;
+use callgate_sys::shm::PayloadReader;
+use callgate_sys::socket::RecvError;
+use callgate_sys::{clock, process};
+
+use super::Handler;
+use super::call::Call;
+use super::connection::Connection;
+use super::shared::{Desk, Phase, Shared, lock};
+use crate::error::codes;
+use crate::region::Incoming;
+use crate::wait::{cpus, pause_between_looks};
+
+/// Token of the worker's own waker; connections count from 0.
+pub(super) const WAKER_TOKEN: u64 = u64::MAX;
+/// Calls taken from one connection before the next one's turn.
+const BATCH: u32 = 16;
+/// A connection's turn ends early after this long, in nanoseconds.
+const TURN_NS: u64 = 50_000;
+/// How often a busy worker looks at epoll, in nanoseconds.
+const LOOK_NS: u64 = 20_000;
+/// Passes without a call before the worker asks what to do: about a microsecond.
+const IDLE_PASSES: u32 = 24;
+/// Passes without a call between two readings of the clock.
+const PASSES_PER_CLOCK: u32 = 16;
+/// Passes without a call of its own after which a connection is armed while others are busy.
+const QUIET_PASSES: u32 = 4_096;
+/// Messages read from one socket at a time.
+const MESSAGES_PER_EVENT: usize = 16;
+const TIDY_AFTER: Duration = Duration::from_secs(1);
+/// Visits, a second apart, after which a quiet connection keeps no reply memory.
+const TIDY_KEEPS: u32 = 10;
+const TIDY_BACKOFF_MAX: u32 = 60;
+
+/// A connection on its way from admission to its worker.
+pub(crate) struct Admitted {
+    pub(super) connection: Arc<Connection>,
+    pub(super) intake: Intake,
+}
+
+/// A connection as its worker keeps it.
+struct Link {
+    connection: Arc<Connection>,
+    intake: Intake,
+    incoming: Incoming,
+    active: bool,
+    quiet_passes: u32,
+    in_tidy: bool,
+}
+
+struct Tidy {
+    due_ns: u64,
+    id: u64,
+    visits: u32,
+}
+
+pub(super) struct Worker<H> {
+    shared: Arc<Shared>,
+    handler: Arc<H>,
+    index: usize,
+    links: Vec<Option<Link>>,
+    free: Vec<usize>,
+    by_id: HashMap<u64, usize>,
+    active: Vec<usize>,
+    tidy: VecDeque<Tidy>,
+    events: Vec<Event>,
+    pace: WorkerPace,
+    ban: YieldBan,
+    never_yield: bool,
+    next_tick_ns: Option<u64>,
+    looked_ns: u64,
+}
+
+impl<H: Handler> Worker<H> {
+    pub(super) fn new(shared: Arc<Shared>, handler: Arc<H>, index: usize) -> Self {
+        // One worker ticks: the first.
+        let ticks = shared.idle_interval.filter(|_| index == 0);
+        Self {
+            next_tick_ns: ticks.map(clock::deadline_ns),
+            shared,
+            handler,
+            index,
+            links: Vec::new(),
+            free: Vec::new(),
+            by_id: HashMap::new(),
+            active: Vec::new(),
+            tidy: VecDeque::new(),
+            events: Vec::new(),
+            pace: WorkerPace::default(),
+            ban: YieldBan::default(),
+            never_yield: process::is_realtime(),
+            looked_ns: 0,
+        }
+    }
+
+    fn desk(&self) -> &Desk {
+        &self.shared.desks[self.index]
+    }
+
+    /// Serves until the server stops; returns whether calls were cut off by a drain's deadline.
+    pub(super) fn run(mut self) -> bool {
+        crate::client::mark_worker(self.shared.epoch);
+        let mut idle_passes = 0;
+        while self.shared.phase() == Phase::Serving {
+            if self.pass() {
+                if idle_passes > IDLE_PASSES {
+                    self.pace.paid();
+                }
+                idle_passes = 0;
+                let now_ns = clock::now_ns();
+                if now_ns.saturating_sub(self.looked_ns) > LOOK_NS {
+                    self.look(now_ns);
+                }
+                continue;
+            }
+            idle_passes += 1;
+            if idle_passes < IDLE_PASSES && self.shared.wait != Policy::LowestCpu {
+                pause_between_looks();
+                continue;
+            }
+            if !self.poll_on() {
+                self.sleep();
+                idle_passes = 0;
+            }
+        }
+        let cut_off = self.drain();
+        self.end_all();
+        cut_off
+    }
+
+    /// Gives every active connection its turn; returns whether any had a call.
+    fn pass(&mut self) -> bool {
+        let mut worked = false;
+        let mut at = 0;
+        while at < self.active.len() {
+            let index = self.active[at];
+            match self.serve(index) {
+                Ok(true) => worked = true,
+                Ok(false) if self.goes_quiet(index) => {
+                    self.active.swap_remove(at);
+                    continue;
+                }
+                Ok(false) => {}
+                Err(violation) => {
+                    self.violated(index, violation);
+                    continue; // ending it took it from the list
+                }
+            }
+            at += 1;
+        }
+        worked
+    }
+
+    /// Takes and handles calls of one connection, at most a batch.
+    #[inline]
+    fn serve(&mut self, index: usize) -> Result<bool, Violation> {
+        let active = self.active.len();
+        let Some(link) = self.links[index].as_mut() else { return Ok(false) };
+        let mut began_ns = 0;
+        for count in 0..BATCH {
+            let cells = link.connection.control.cells();
+            let Some(taken) = link.intake.take(cells, &link.connection.deferred)? else {
+                return Ok(count > 0);
+            };
+            if count == 0 {
+                link.quiet_passes = 0;
+                self.pace.served(taken.request.head.think);
+                let cpu = u64::from(process::current_cpu()) + 1;
+                let hints = cpu << 32 | active.min(usize::from(u16::MAX)) as u64;
+                link.connection.hints.store(hints, Ordering::Relaxed);
+            }
+            let calls = &self.shared.desks[self.index].calls;
+            calls.store(calls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            handle(link, taken, &*self.handler, &self.shared)?;
+            if count % 4 == 3 {
+                let now_ns = clock::now_ns();
+                if began_ns == 0 {
+                    began_ns = now_ns;
+                } else if now_ns - began_ns > TURN_NS {
+                    break;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Arms a connection that was quiet for long while others were busy; true if it is to be polled no more.
+    fn goes_quiet(&mut self, index: usize) -> bool {
+        let Some(link) = self.links[index].as_mut() else { return true };
+        link.quiet_passes += 1;
+        if link.quiet_passes < QUIET_PASSES || !link.intake.arm(link.connection.control.cells()) {
+            return false;
+        }
+        link.active = false;
+        self.tidy_later(index);
+        true
+    }
+
+    /// Nothing to do: polls on for as long as that is likely to pay. False when it is time to sleep.
+    fn poll_on(&mut self) -> bool {
+        if self.active.is_empty() {
+            return false;
+        }
+        let budget_ns = self.pace.budget_ns(self.shared.wait);
+        if budget_ns == 0 {
+            return false;
+        }
+        let began_ns = clock::now_ns();
+        let mut now_ns = began_ns;
+        while now_ns - began_ns < budget_ns {
+            for _ in 0..PASSES_PER_CLOCK {
+                if self.is_any_waiting() {
+                    self.pace.paid();
+                    return true;
+                }
+                pause_between_looks();
+            }
+            let before_ns = clock::now_ns();
+            if !self.never_yield && !self.ban.holds(before_ns) {
+                process::yield_now();
+                now_ns = clock::now_ns();
+                self.ban.yielded(now_ns - before_ns, now_ns);
+            } else {
+                now_ns = before_ns;
+            }
+            if now_ns.saturating_sub(self.looked_ns) > LOOK_NS {
+                self.look(now_ns);
+                if self.shared.phase() != Phase::Serving {
+                    return true;
+                }
+            }
+        }
+        self.pace.dry();
+        false
+    }
+
+    fn is_any_waiting(&self) -> bool {
+        self.active.iter().any(|index| {
+            self.links[*index].as_ref().is_some_and(|link| {
+                // A violation is work too: the next pass meets it.
+                link.intake.is_waiting(link.connection.control.cells()).unwrap_or(true)
+            })
+        })
+    }
+
+    /// Looks at epoll without waiting, and at what is due.
+    fn look(&mut self, now_ns: u64) {
+        self.looked_ns = now_ns;
+        self.wait(Some(0));
+        self.do_what_is_due(now_ns);
+    }
+
+    /// Arms all connections and sleeps until one rings, or something is due.
+    fn sleep(&mut self) {
+        let mut all_armed = true;
+        for index in &self.active {
+            if let Some(link) = &self.links[*index] {
+                all_armed &= link.intake.arm(link.connection.control.cells());
+            }
+        }
+        if !all_armed {
+            return; // the next pass takes what came meanwhile
+        }
+        for index in std::mem::take(&mut self.active) {
+            if let Some(link) = self.links[index].as_mut() {
+                link.active = false;
+            }
+            self.tidy_later(index);
+        }
+        let tidy_ns = self.tidy.front().map(|tidy| tidy.due_ns);
+        let due_ns = tidy_ns.into_iter().chain(self.next_tick_ns).min();
+        self.wait(due_ns);
+        let now_ns = clock::now_ns();
+        self.looked_ns = now_ns;
+        self.do_what_is_due(now_ns);
+    }
+
+    /// Waits for events until `deadline_ns` and attends to them.
+    fn wait(&mut self, deadline_ns: Option<u64>) {
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        if let Err(error) = self.desk().poller.wait(&mut events, deadline_ns) {
+            tracing::error!(%error, "a worker cannot wait");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for event in &events {
+            if event.token == WAKER_TOKEN {
+                self.desk().waker.drain();
+            } else {
+                self.attend(*event);
+            }
+        }
+        self.events = events;
+    }
+
+    fn attend(&mut self, event: Event) {
+        if !self.by_id.contains_key(&event.token) {
+            self.pick_up();
+        }
+        let Some(index) = self.by_id.get(&event.token).copied() else { return };
+        let Some(link) = self.links[index].as_mut() else { return };
+        let open = read_messages(link);
+        if !link.active {
+            link.active = true;
+            link.quiet_passes = 0;
+            self.active.push(index);
+        }
+        match open {
+            Ok(true) => {}
+            Ok(false) => self.end(index, "closed"),
+            Err(violation) => self.violated(index, violation),
+        }
+    }
+
+    /// Takes over the connections that admission left.
+    fn pick_up(&mut self) {
+        let admitted = std::mem::take(&mut *lock(&self.desk().inbox));
+        for Admitted { connection, intake } in admitted {
+            let incoming = Incoming::new(self.shared.limits.bytes_per_client);
+            let id = connection.id;
+            let link = Link {
+                connection,
+                intake,
+                incoming,
+                active: false,
+                quiet_passes: 0,
+                in_tidy: false,
+            };
+            let index = match self.free.pop() {
+                Some(index) => {
+                    self.links[index] = Some(link);
+                    index
+                }
+                None => {
+                    self.links.push(Some(link));
+                    self.links.len() - 1
+                }
+            };
+            self.by_id.insert(id, index);
+        }
+    }
+
+    fn violated(&mut self, index: usize, violation: Violation) {
+        if let Some(link) = &self.links[index] {
+            let caller = link.connection.caller;
+            tracing::warn!(pid = caller.pid, uid = caller.uid, %violation, "a client broke the protocol");
+            self.shared.violations.fetch_add(1, Ordering::Relaxed);
+        }
+        self.end(index, "violation");
+    }
+
+    fn end(&mut self, index: usize, why: &'static str) {
+        let Some(link) = self.links[index].take() else { return };
+        let connection = link.connection;
+        tracing::info!(
+            pid = connection.caller.pid,
+            uid = connection.caller.uid,
+            why,
+            "client disconnected"
+        );
+        let _ = self.desk().poller.remove(std::os::fd::AsFd::as_fd(&connection.socket));
+        connection.close_by_worker();
+        self.shared.unregister(&connection);
+        self.by_id.remove(&connection.id);
+        self.active.retain(|active| *active != index);
+        self.free.push(index);
+    }
+
+    fn end_all(&mut self) {
+        self.pick_up();
+        for index in 0..self.links.len() {
+            self.end(index, "server stopped");
+        }
+    }
+
+    fn tidy_later(&mut self, index: usize) {
+        let Some(link) = self.links[index].as_mut() else { return };
+        if !link.in_tidy && link.connection.is_untidy() {
+            link.in_tidy = true;
+            let due_ns = clock::deadline_ns(TIDY_AFTER);
+            self.tidy.push_back(Tidy { due_ns, id: link.connection.id, visits: 0 });
+        }
+    }
+
+    fn do_what_is_due(&mut self, now_ns: u64) {
+        if let Some(tick_ns) = self.next_tick_ns
+            && now_ns >= tick_ns
+        {
+            let handler = self.handler.clone();
+            if catch_unwind(AssertUnwindSafe(|| handler.idle())).is_err() {
+                tracing::error!("the handler's idle tick panicked");
+            }
+            self.next_tick_ns = self.shared.idle_interval.map(clock::deadline_ns);
+        }
+        while let Some(tidy) = self.tidy.front()
+            && now_ns >= tidy.due_ns
+        {
+            if let Some(tidy) = self.tidy.pop_front() {
+                self.visit(tidy);
+            }
+        }
+    }
+
+    /// Gives back reply memory of a connection that went quiet; comes again while there is some.
+    fn visit(&mut self, mut tidy: Tidy) {
+        let Some(index) = self.by_id.get(&tidy.id).copied() else { return };
+        let Some(link) = self.links[index].as_mut() else { return };
+        link.in_tidy = false;
+        if link.active {
+            return; // going quiet, it comes back here
+        }
+        tidy.visits += 1;
+        if link.connection.tidy(tidy.visits < TIDY_KEEPS) {
+            link.in_tidy = true;
+            // A caller that keeps a reply for long is looked after ever more rarely.
+            let seconds = tidy.visits.saturating_sub(TIDY_KEEPS).clamp(1, TIDY_BACKOFF_MAX);
+            tidy.due_ns = clock::deadline_ns(TIDY_AFTER * seconds);
+            let at = self.tidy.partition_point(|other| other.due_ns <= tidy.due_ns);
+            self.tidy.insert(at, tidy);
+        }
+    }
+
+    /// Takes no more calls, and waits until those that were deferred are answered, or the drain's time is over.
+    fn drain(&mut self) -> bool {
+        let unfinished = |worker: &Self| {
+            worker.links.iter().flatten().any(|link| link.connection.deferred.count() > 0)
+        };
+        while self.shared.phase() == Phase::Draining && unfinished(self) {
+            let until_ns = self.shared.drain_until_ns.load(Ordering::Relaxed);
+            if clock::now_ns() >= until_ns {
+                break;
+            }
+            self.wait(Some(until_ns));
+        }
+        unfinished(self)
+    }
+}
+
+/// Handles one call that was taken.
+#[inline]
+fn handle<H: Handler>(
+    link: &mut Link,
+    taken: Taken,
+    handler: &H,
+    shared: &Shared,
+) -> Result<(), Violation> {
+    if taken.request.body.len() > shared.limits.request_bytes {
+        let (found, allowed) = (taken.request.body.len(), shared.limits.request_bytes);
+        return Err(Violation::new("place.len", found, allowed));
+    }
+    if let Body::Far(place) = taken.request.body
+        && link.incoming.find(place)?.is_none()
+    {
+        // It was announced before the call was published, so it is in the socket, if it is.
+        read_regions(link)?;
+    }
+    let region: Option<(&Arc<PayloadReader>, Range<usize>)> = match taken.request.body {
+        Body::Inline(_) => None,
+        Body::Far(place) => Some(found(link.incoming.find(place)?, place)?),
+    };
+    let connection = &link.connection;
+    connection.reuse(taken.cell);
+    if taken.request.cancelled {
+        let empty = Body::Inline(Inline::default());
+        let _ = connection.answer(taken.cell, taken.turn, true, codes::CANCELLED, empty);
+        return Ok(());
+    }
+    if !connection.take(taken.turn) {
+        return Ok(());
+    }
+    let call = Call::new(connection, taken, region);
+    if catch_unwind(AssertUnwindSafe(|| handler.handle(call))).is_err() {
+        tracing::error!(pid = connection.caller.pid, "the handler panicked");
+    }
+    Ok(())
+}
+
+fn found<T>(region: Option<T>, place: Place) -> Result<T, Violation> {
+    region.ok_or(Violation::new("place.region", place.region.into(), 0))
+}
+
+/// Reads all that an honest client may have sent before the call at hand.
+fn read_regions(link: &mut Link) -> Result<(), Violation> {
+    for _ in 0..4 * REGIONS_MAX {
+        match read_message(link)? {
+            Read::Message => {}
+            Read::Empty | Read::Closed => break,
+        }
+    }
+    Ok(())
+}
+
+/// Reads what the client sent over the socket; false when it has closed the connection.
+fn read_messages(link: &mut Link) -> Result<bool, Violation> {
+    for _ in 0..MESSAGES_PER_EVENT {
+        match read_message(link)? {
+            Read::Message => {}
+            Read::Empty => return Ok(true),
+            Read::Closed => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+enum Read {
+    Message,
+    Empty,
+    Closed,
+}
+
+fn read_message(link: &mut Link) -> Result<Read, Violation> {
+    let mut buffer = [0; MESSAGE_MAX];
+    let received = match link.connection.socket.recv(&mut buffer) {
+        Ok(received) => received,
+        Err(RecvError::Empty) => return Ok(Read::Empty),
+        Err(RecvError::Closed | RecvError::Os(_)) => return Ok(Read::Closed),
+    };
+    if received.truncated || received.extra_fds > 0 {
+        return Err(Violation::new("message.size", received.len as u64, 16));
+    }
+    match Message::decode(&buffer[..received.len])? {
+        Message::Region { id, size } => link.incoming.add(id, size, received.fd)?,
+        _ if received.fd.is_some() => return Err(Violation::new("message.descriptors", 1, 0)),
+        Message::Bell => {}
+        Message::Retire { id } => link.incoming.retire(id)?,
+    }
+    Ok(Read::Message)
+}
+
+/// How many CPUs there are for workers and clients; asked early, so that no call pays for it.
+pub(super) fn warm_up() {
+    let _ = cpus();
+}
