@@ -56,7 +56,6 @@ impl Inline {
             last[..rest.len()].copy_from_slice(rest);
             words[at] = u64::from_le_bytes(last);
         }
-        #[expect(clippy::cast_possible_truncation, reason = "at most 48, checked above")]
         Some(Self { words, len: bytes.len() as u8 })
     }
 
@@ -175,7 +174,6 @@ impl Body {
             if len > INLINE_MAX as u64 {
                 return Err(Violation::new("head.length", len, INLINE_MAX as u64));
             }
-            #[expect(clippy::cast_possible_truncation, reason = "at most 48, checked above")]
             return Ok(Self::Inline(Inline { words, len: len as u8 }));
         }
         if len != 0 {
@@ -201,7 +199,6 @@ impl Think {
     #[must_use]
     pub fn from_ns(ns: u64) -> Self {
         let us = ns / 1_000;
-        #[expect(clippy::cast_possible_truncation, reason = "at most 15")]
         Self((1 + (64 - us.leading_zeros())).min(15) as u8)
     }
 
@@ -237,7 +234,6 @@ impl RequestHead {
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "each part is cut out by its own mask")]
     pub(crate) fn decode(head: u64) -> Result<Self, Violation> {
         if head & REQUEST_ZERO != 0 {
             return Err(Violation::new("head.zero", head & REQUEST_ZERO, 0));
@@ -271,7 +267,6 @@ impl ReplyHead {
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "each part is cut out by its own mask")]
     pub(crate) fn decode(head: u64) -> Result<Self, Violation> {
         if head & REPLY_ZERO != 0 {
             return Err(Violation::new("head.zero", head & REPLY_ZERO, 0));

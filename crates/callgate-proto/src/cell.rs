@@ -90,7 +90,6 @@ impl Deadline {
         if tick.saturating_sub(now_ns >> TICK_SHIFT) >= HORIZON_TICKS {
             return Self::NONE;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "ticks wrap by design")]
         Self((tick as u32).max(1))
     }
 
@@ -101,11 +100,6 @@ impl Deadline {
             return None;
         }
         let now = now_ns >> TICK_SHIFT;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_possible_wrap,
-            reason = "ticks wrap by design"
-        )]
         let ahead = i64::from(self.0.wrapping_sub(now as u32) as i32);
         Some(now.saturating_add_signed(ahead) << TICK_SHIFT)
     }

@@ -37,7 +37,6 @@ impl Submitter {
     pub fn new(cells: u32) -> Self {
         assert!((CELLS_MIN..=CELLS_MAX).contains(&cells), "{cells} cells");
         // Neighbouring lines are fetched in pairs, so the cells in use first are two lines apart: evens, then odds.
-        #[expect(clippy::cast_possible_truncation, reason = "at most CELLS_MAX")]
         let order = (0..cells as u16).step_by(2).chain((1..cells as u16).step_by(2));
         let mut free: Box<[u16]> = order.collect();
         free.reverse();
@@ -105,7 +104,6 @@ impl Intake {
     #[must_use]
     pub fn new(cells: u32) -> Self {
         assert!((CELLS_MIN..=CELLS_MAX).contains(&cells), "{cells} cells");
-        #[expect(clippy::cast_possible_truncation, reason = "at most CELLS_MAX")]
         Self { turn: Turn::START.next(), cell: 0, cells: cells as u16 }
     }
 

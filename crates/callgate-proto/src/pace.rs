@@ -126,7 +126,6 @@ impl CallerPace {
     pub fn answered(&self, took_ns: u64) {
         let old = u64::from(self.answer_ns.load(Ordering::Relaxed));
         let took = took_ns.min(u64::from(u32::MAX) / 2);
-        #[expect(clippy::cast_possible_truncation, reason = "both parts are below u32::MAX / 2")]
         self.answer_ns.store(((old * 3 + took) / 4) as u32, Ordering::Relaxed);
     }
 

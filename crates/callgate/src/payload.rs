@@ -17,7 +17,8 @@ pub const CHUNK_BYTES: usize = 16 << 10;
 /// which the receiver maps for reading only; honest senders leave it alone until they are answered, others can change it
 /// at any time. So read each byte once, and decide on the copy.
 ///
-/// None of the methods blocks, makes a system call or panics.
+/// None of the methods blocks, makes a system call or panics. In a forked child the payloads of the parent's connections
+/// are empty.
 #[derive(Clone, Copy)]
 pub struct Payload<'a>(Bytes<'a>);
 
@@ -40,6 +41,10 @@ impl<'a> Payload<'a> {
 
     /// `range` was checked against the region (`Place::check`).
     pub(crate) fn shared(region: &'a PayloadReader, range: Range<usize>) -> Self {
+        if !region.is_ours() {
+            // In a forked child: the bytes are not mapped here.
+            return Self::private(&[]);
+        }
         assert!(range.start <= range.end && range.end <= region.len(), "a checked range");
         // SAFETY: inside the mapping, asserted above.
         let start = unsafe { region.as_ptr().add(range.start) };

@@ -60,6 +60,9 @@ pub(crate) struct SharedBytes {
     pub(crate) range: Range<usize>,
 }
 
+/// A region of the peer's, and a checked range in it.
+pub(crate) type Piece<'a> = (&'a Arc<PayloadReader>, Range<usize>);
+
 /// The regions that the peer announced, as their receiver keeps them.
 pub(crate) struct Incoming {
     regions: Vec<(u32, Arc<PayloadReader>)>,
@@ -106,10 +109,7 @@ impl Incoming {
 
     /// Finds the region of a place; `None` when it was not announced (yet).
     #[inline]
-    pub(crate) fn find(
-        &self,
-        place: Place,
-    ) -> Result<Option<(&Arc<PayloadReader>, Range<usize>)>, Violation> {
+    pub(crate) fn find(&self, place: Place) -> Result<Option<Piece<'_>>, Violation> {
         let Some((_, region)) = self.regions.iter().find(|(id, _)| *id == place.region) else {
             return Ok(None);
         };

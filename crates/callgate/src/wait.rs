@@ -143,12 +143,19 @@ impl Wait<'_> {
 /// Declares a connection's end and wakes everyone who sleeps on one of its cells, until nobody does.
 pub(crate) fn end_and_wake(life: &Life, cells: &[Cell]) {
     life.end();
+    let mut rounds = 0;
     while life.has_sleepers() {
         for cell in cells {
             futex::wake(cell.futex(), u32::MAX);
         }
-        // Those who announced themselves but do not sleep yet need a moment; they refuse to sleep once they look.
-        process::yield_now();
+        // Those who announced themselves but do not sleep yet need a moment: they refuse to sleep once they look. They may
+        // have a lower priority than this thread, so it has to sleep itself before long.
+        rounds += 1;
+        if rounds < 4 {
+            process::yield_now();
+        } else {
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
 }
 

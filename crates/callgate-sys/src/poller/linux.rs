@@ -16,6 +16,11 @@ use crate::process::TrackedFd;
 #[derive(Debug)]
 pub struct Poller(TrackedFd);
 
+/// What a [`Poller`] can watch: this crate's sockets, listeners, wakers and the like.
+pub trait Pollable: AsFd {}
+
+impl<T: AsFd> Pollable for T {}
+
 impl Poller {
     /// Makes an empty one.
     ///
@@ -29,29 +34,29 @@ impl Poller {
         Ok(Poller(epoll))
     }
 
-    /// Watches `fd` for something to read and for its end; events carry `token`.
+    /// Watches `source` for something to read and for its end; events carry `token`.
     ///
     /// With `edge`, an event comes once for each arrival, even if nothing is ever read; otherwise
-    /// as long as something is there. Remove `fd` before it is closed. Never blocks.
+    /// as long as something is there. Remove `source` before it is closed. Never blocks.
     ///
     /// # Errors
     ///
     /// `EEXIST` if it is watched already, `EPERM` for a kind that can't be waited for (a file),
     /// `ENOSPC` at the user's limit (`fs.epoll.max_user_watches`), `ENOMEM`.
-    pub fn add(&self, fd: BorrowedFd<'_>, token: u64, edge: bool) -> io::Result<()> {
+    pub fn add(&self, source: &impl Pollable, token: u64, edge: bool) -> io::Result<()> {
         let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
         flags.set(epoll::EventFlags::ET, edge);
         let data = epoll::EventData::new_u64(token);
-        Ok(at!("sys.poller.add", epoll::add(&self.0, fd, data, flags))?)
+        Ok(at!("sys.poller.add", epoll::add(&self.0, source, data, flags))?)
     }
 
-    /// Stops watching `fd`. An event that a wait has already given out isn't taken back.
+    /// Stops watching `source`. An event that a wait has already given out isn't taken back.
     ///
     /// # Errors
     ///
     /// `ENOENT` if it isn't watched.
-    pub fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(at!("sys.poller.remove", epoll::delete(&self.0, fd))?)
+    pub fn remove(&self, source: &impl Pollable) -> io::Result<()> {
+        Ok(at!("sys.poller.remove", epoll::delete(&self.0, source))?)
     }
 
     /// Waits for events until `deadline_ns` (nanoseconds of [`clock::now_ns`]); replaces the

@@ -5,7 +5,7 @@
 mod linux;
 
 #[cfg(target_os = "linux")]
-pub use linux::{Poller, Waker};
+pub use linux::{Pollable, Poller, Waker};
 
 /// The most events that one [`Poller::wait`] gives; the others come with the next.
 pub const EVENTS_MAX: usize = 256;

@@ -10,8 +10,8 @@ fn levels_and_edges() {
     let poller = Poller::new().unwrap();
     let (level, level_peer) = Socket::pair().unwrap();
     let (edge, edge_peer) = Socket::pair().unwrap();
-    poller.add(level.as_fd(), 7, false).unwrap();
-    poller.add(edge.as_fd(), u64::MAX, true).unwrap();
+    poller.add(&level, 7, false).unwrap();
+    poller.add(&edge, u64::MAX, true).unwrap();
     let mut events = Vec::new();
     assert_eq!(poller.wait(&mut events, Some(0)).unwrap(), 0);
     level_peer.ring();
@@ -24,11 +24,11 @@ fn levels_and_edges() {
     assert_eq!(events[0].token, 7);
     edge_peer.ring();
     assert_eq!(poller.wait(&mut events, Some(0)).unwrap(), 2);
-    poller.remove(level.as_fd()).unwrap();
+    poller.remove(&level).unwrap();
     drop(edge_peer);
     assert_eq!(poller.wait(&mut events, None).unwrap(), 1);
     assert!(events[0].closed && events[0].readable && events[0].token == u64::MAX);
-    assert!(poller.remove(level.as_fd()).is_err());
+    assert!(poller.remove(&level).is_err());
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_deadline_is_not_cut_short() {
 fn a_waker_wakes() {
     let poller = Poller::new().unwrap();
     let waker = Waker::new().unwrap();
-    poller.add(waker.as_fd(), 1, false).unwrap();
+    poller.add(&waker, 1, false).unwrap();
     let mut events = Vec::new();
     waker.drain();
     assert_eq!(poller.wait(&mut events, Some(0)).unwrap(), 0);

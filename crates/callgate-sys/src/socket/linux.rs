@@ -63,6 +63,15 @@ impl Socket {
         }
     }
 
+    /// Sends one message with a piece of shared memory; as [`Socket::send`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Socket::send`].
+    pub fn send_memory(&self, bytes: &[u8], memory: &crate::shm::MemFd) -> Result<(), SendError> {
+        self.send(bytes, Some(memory.as_fd()))
+    }
+
     /// Rings the peer's doorbell: sends one byte of value 0. Never blocks.
     ///
     /// If the socket is full, something unread is there already, and the peer will look: that

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use callgate_proto::Violation;
-use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN};
+use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN, REGIONS_MAX};
 use callgate_proto::body::{Body, Place, Think};
 use callgate_proto::cell::Deadline;
 use callgate_proto::chain::{Submitter, Ticket, publish};
@@ -25,8 +25,12 @@ use crate::options::{ClientOptions, WhenFull};
 use crate::region::{ControlView, Incoming, SharedBytes};
 use crate::wait::end_and_wake;
 
-/// How long a caller that waits for a free cell sleeps at most before it looks for late replies itself.
-const ROOM_SLICE: Duration = Duration::from_millis(1);
+/// How long a caller that waits for room sleeps at most before it looks for late replies, which nobody announces.
+const ROOM_SLICE_LATE: Duration = Duration::from_millis(1);
+/// The same when there are none to come: then whoever ends a call announces it.
+const ROOM_SLICE: Duration = Duration::from_millis(100);
+/// Messages read from the socket at a time.
+const MESSAGES_MAX: usize = 4 * REGIONS_MAX;
 /// Quiet seconds after which a connection keeps no payload memory at all.
 const QUIET_ROUNDS_MAX: u32 = 10;
 
@@ -210,13 +214,24 @@ impl Connection {
             if deadline_ns.is_some_and(|deadline| clock::now_ns() >= deadline) {
                 return Err(CallError::DeadlineExceeded { waited: crate::wait::since(began_ns) });
             }
-            submit = self.wait_for_room(submit);
+            submit = self.wait_for_room(submit, deadline_ns);
         }
     }
 
-    fn wait_for_room<'a>(&self, submit: MutexGuard<'a, Submit>) -> MutexGuard<'a, Submit> {
+    fn wait_for_room<'a>(
+        &self,
+        submit: MutexGuard<'a, Submit>,
+        deadline_ns: Option<u64>,
+    ) -> MutexGuard<'a, Submit> {
         self.room_waiters.fetch_add(1, Ordering::Relaxed);
-        let waited = self.room.wait_timeout(submit, ROOM_SLICE);
+        let slice = if submit.given_up.is_empty() { ROOM_SLICE } else { ROOM_SLICE_LATE };
+        let slice = match deadline_ns {
+            Some(deadline) => {
+                slice.min(Duration::from_nanos(deadline.saturating_sub(clock::now_ns())))
+            }
+            None => slice,
+        };
+        let waited = self.room.wait_timeout(submit, slice);
         self.room_waiters.fetch_sub(1, Ordering::Relaxed);
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
@@ -265,7 +280,7 @@ impl Connection {
                     if self.options.when_full == WhenFull::Fail || len > quota {
                         return Err(CallError::NoMemory { len, quota, source: None });
                     }
-                    submit = self.wait_for_room(submit);
+                    submit = self.wait_for_room(submit, deadline_ns);
                 }
             }
         }
@@ -291,13 +306,12 @@ impl Connection {
         fd: callgate_sys::shm::MemFd,
         deadline_ns: Option<u64>,
     ) -> Result<MutexGuard<'a, Submit>, CallError> {
-        use std::os::fd::AsFd;
         let size = region.len() as u64;
         loop {
             self.flush_retires(&mut submit);
             let message = Message::Region { id: submit.out.next_id(), size }.encode();
             let sent = if submit.unsent_retires.is_empty() {
-                self.socket.send(message.as_bytes(), Some(fd.as_fd()))
+                self.socket.send_memory(message.as_bytes(), &fd)
             } else {
                 Err(SendError::Full)
             };
@@ -445,7 +459,8 @@ impl Connection {
 
     fn receive_into(&self, incoming: &mut Incoming) -> Result<(), Violation> {
         let mut buffer = [0; callgate_proto::wire::MESSAGE_MAX];
-        loop {
+        // However much a server sends, nobody is kept here for long; the poller tells of what is left.
+        for _ in 0..MESSAGES_MAX {
             match self.socket.recv(&mut buffer) {
                 Ok(received) => {
                     if received.truncated || received.extra_fds > 0 {
@@ -466,6 +481,7 @@ impl Connection {
                 }
             }
         }
+        Ok(())
     }
 
     /// The server broke the protocol.

@@ -1,6 +1,5 @@
 //! Connecting: from a path to a connection, or to a server's status.
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,7 +119,11 @@ fn exchange(
 ) -> Result<Answer, CallError> {
     let began_ns = callgate_sys::clock::now_ns();
     let hello = Hello { versions: Versions::OURS, ask: Some(ask) }.encode();
-    match socket.send(hello.as_bytes(), fd.map(AsFd::as_fd)) {
+    let sent = match fd {
+        Some(fd) => socket.send_memory(hello.as_bytes(), fd),
+        None => socket.send(hello.as_bytes(), None),
+    };
+    match sent {
         Ok(()) => {}
         // A server that turns a client away answers before it reads: its answer may be there already.
         Err(SendError::Closed) => {}

@@ -15,7 +15,7 @@ use crate::options::CallOptions;
 ///
 /// Its bytes are initialised, but not to anything in particular. Dropping it gives the memory back; nothing is sent.
 /// It belongs to one connection: when the server goes away before it is sent, sending ends with
-/// [`CallError::Disconnected`].
+/// [`CallError::Disconnected`]. In a forked child it is empty and cannot be sent.
 pub struct Loan {
     connection: Shared,
     bytes: Bytes,
@@ -60,6 +60,9 @@ impl Loan {
     /// # Errors
     /// As [`Client::submit`](super::Client::submit).
     pub fn submit(mut self, options: CallOptions) -> Result<Pending, CallError> {
+        if !self.connection.is_ours() {
+            return Err(CallError::Forked);
+        }
         super::check_caller(&self.connection)?;
         let limit = time_limit(&options, self.connection.options.timeout);
         let (body, block) = match &mut self.bytes {
@@ -89,7 +92,8 @@ impl Deref for Loan {
         match &self.bytes {
             Bytes::Short(bytes, len) => &bytes[..*len],
             // SAFETY: valid and this loan's own (see `Loan::new`); no other process can write it.
-            Bytes::Far(_, bytes) => unsafe { &**bytes },
+            Bytes::Far(_, bytes) if self.connection.is_ours() => unsafe { &**bytes },
+            Bytes::Far(..) => &[],
         }
     }
 }
@@ -99,7 +103,8 @@ impl DerefMut for Loan {
         match &mut self.bytes {
             Bytes::Short(bytes, len) => &mut bytes[..*len],
             // SAFETY: as in `deref`, and `&mut self` makes it exclusive.
-            Bytes::Far(_, bytes) => unsafe { &mut **bytes },
+            Bytes::Far(_, bytes) if self.connection.is_ours() => unsafe { &mut **bytes },
+            Bytes::Far(..) => &mut [],
         }
     }
 }

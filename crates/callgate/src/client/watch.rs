@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -36,8 +35,8 @@ pub(super) fn watch(connection: &Shared) -> io::Result<()> {
     let watcher = current()?;
     let token = watcher.next.fetch_add(2, Ordering::Relaxed);
     lock(&watcher.watched).insert(token, std::sync::Arc::downgrade(connection));
-    watcher.poller.add(connection.socket.as_fd(), token, false)?;
-    watcher.poller.add(connection.server_process.as_fd(), token + 1, false)
+    watcher.poller.add(&connection.socket, token, false)?;
+    watcher.poller.add(&connection.server_process, token + 1, false)
 }
 
 /// Asks for a visit of [`Connection::tidy`] in a second.
@@ -86,7 +85,7 @@ fn current() -> io::Result<&'static Watcher> {
 impl Watcher {
     fn new() -> io::Result<Self> {
         let (poller, waker) = (Poller::new()?, Waker::new()?);
-        poller.add(waker.as_fd(), WAKER_TOKEN, false)?;
+        poller.add(&waker, WAKER_TOKEN, false)?;
         Ok(Self {
             generation: process::generation(),
             poller,
@@ -133,8 +132,8 @@ impl Watcher {
             connection.closed();
         }
         if connection.has_ended() {
-            let _ = self.poller.remove(connection.socket.as_fd());
-            let _ = self.poller.remove(connection.server_process.as_fd());
+            let _ = self.poller.remove(&connection.socket);
+            let _ = self.poller.remove(&connection.server_process);
             lock(&self.watched).remove(&key);
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -57,10 +56,10 @@ pub(super) struct Admission {
 impl Admission {
     pub(super) fn new(shared: Arc<Shared>, listener: Listener) -> io::Result<Self> {
         let poller = Poller::new()?;
-        poller.add(listener.as_fd(), LISTENER_TOKEN, false)?;
-        poller.add(shared.admission.as_fd(), WAKER_TOKEN, false)?;
+        poller.add(&listener, LISTENER_TOKEN, false)?;
+        poller.add(&shared.admission, WAKER_TOKEN, false)?;
         if let Some(watch) = shared.ledger.watch() {
-            poller.add(watch.as_fd(), RELEASE_TOKEN, false)?;
+            poller.add(watch, RELEASE_TOKEN, false)?;
         }
         Ok(Self {
             shared,
@@ -141,7 +140,7 @@ impl Admission {
         }
         let token = self.next_token;
         self.next_token += 1;
-        if let Err(error) = self.poller.add(socket.as_fd(), token, false) {
+        if let Err(error) = self.poller.add(&socket, token, false) {
             tracing::warn!(%error, "cannot poll a new client");
             refuse(&socket, Refusal(Reason::Exhausted, 0));
             return;
@@ -219,7 +218,7 @@ impl Admission {
             }
         };
         let Some(HalfOpen { socket, caller }) = self.half_open.remove(&token) else { return };
-        let _ = self.poller.remove(socket.as_fd());
+        let _ = self.poller.remove(&socket);
         let whole = !received.truncated && received.extra_fds == 0;
         let hello = match Hello::decode(&buffer[..received.len]) {
             Ok(hello) if whole => hello,
@@ -295,7 +294,6 @@ impl Admission {
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let worker = self.shared.least_loaded();
         let desk = &self.shared.desks[worker];
-        #[expect(clippy::cast_possible_truncation, reason = "at most CELLS_MAX")]
         let intake = Intake::new(control.cells().len() as u32);
         // The worker sleeps or polls others: the client has to ring for its first call.
         let _ = intake.arm(control.cells());
@@ -305,7 +303,7 @@ impl Admission {
         self.shared.register(&connection);
         lock(&desk.inbox).push(Admitted { connection: connection.clone(), intake });
         // From here on the worker ends the connection: its poller tells it when the client is gone.
-        if let Err(error) = desk.poller.add(connection.socket.as_fd(), id, false) {
+        if let Err(error) = desk.poller.add(&connection.socket, id, false) {
             tracing::warn!(%error, "cannot poll a client");
             refuse(&connection.socket, Refusal(Reason::Exhausted, 0));
             connection.socket.shutdown();

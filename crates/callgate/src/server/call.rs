@@ -14,6 +14,7 @@ use super::connection::Connection;
 use crate::caller::Caller;
 use crate::error::{ReplyError, codes};
 use crate::payload::Payload;
+use crate::region::Piece;
 
 /// A call that waits for its answer.
 ///
@@ -65,7 +66,7 @@ impl<'a> Call<'a> {
     pub(super) fn new(
         connection: &'a Arc<Connection>,
         taken: Taken,
-        region: Option<(&'a Arc<PayloadReader>, Range<usize>)>,
+        region: Option<Piece<'a>>,
     ) -> Self {
         let request = match (taken.request.body, region) {
             (Body::Inline(inline), _) => Request::Inline(inline),
@@ -108,8 +109,8 @@ impl<'a> Call<'a> {
     /// Whether the caller has given up or is gone: nobody waits for the answer. It still has to be given, or dropped.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        let cell = self.connection.control.cell(self.taken.cell);
-        self.connection.is_gone() || cell.is_cancelled(self.taken.turn)
+        !self.connection.is_usable()
+            || self.connection.control.cell(self.taken.cell).is_cancelled(self.taken.turn)
     }
 
     /// Answers with status 0.
@@ -315,7 +316,8 @@ impl<'a> ReplyLoan<'a> {
         let bytes = match &mut self.bytes {
             Bytes::Short(bytes, len) => &mut bytes[..*len],
             // SAFETY: valid and this loan's own (see `Call::loan`), and `&mut self` makes it exclusive.
-            Bytes::Far(_, bytes) => unsafe { &mut **bytes },
+            Bytes::Far(_, bytes) if self.call.connection.is_ours() => unsafe { &mut **bytes },
+            Bytes::Far(..) => &mut [],
         };
         (self.call.request(), bytes)
     }
@@ -328,7 +330,8 @@ impl Deref for ReplyLoan<'_> {
         match &self.bytes {
             Bytes::Short(bytes, len) => &bytes[..*len],
             // SAFETY: valid and this loan's own (see `Call::loan`); no other process can write it.
-            Bytes::Far(_, bytes) => unsafe { &**bytes },
+            Bytes::Far(_, bytes) if self.call.connection.is_ours() => unsafe { &**bytes },
+            Bytes::Far(..) => &[],
         }
     }
 }
@@ -343,6 +346,7 @@ impl Drop for ReplyLoan<'_> {
     fn drop(&mut self) {
         if let Bytes::Far(block, _) = &mut self.bytes
             && let Some(block) = block.take()
+            && self.call.connection.is_ours()
         {
             self.call.connection.give_back(block);
         }

@@ -2,7 +2,6 @@
 //!
 //! What only the worker touches (the chain of requests, the client's regions) is in `worker`.
 
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +35,7 @@ pub(crate) struct Connection {
     pub(super) worker: usize,
     /// Connections that the worker polls (low 16 bits) and its CPU plus one (high 32 bits). Relaxed: hints.
     pub(super) hints: AtomicU64,
+    generation: u32,
     gone: AtomicBool,
     /// Cells whose last reply lies in far memory. Relaxed: written before the reply that it belongs to is published
     /// (EDGE reply), read after the cell's next request arrived (EDGE request); `out` has the truth.
@@ -79,6 +79,7 @@ impl Connection {
             shared,
             worker,
             hints: AtomicU64::new(0),
+            generation: process::generation(),
             gone: AtomicBool::new(false),
             pinned: std::array::from_fn(|_| AtomicU64::new(0)),
             account: Arc::default(),
@@ -93,6 +94,18 @@ impl Connection {
     #[inline]
     pub(super) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection belongs to this process, rather than to a parent of it, whose memory is not mapped here.
+    #[inline]
+    pub(super) fn is_ours(&self) -> bool {
+        process::is_current(self.generation)
+    }
+
+    /// Whether the connection stands, and is this process's.
+    #[inline]
+    pub(super) fn is_usable(&self) -> bool {
+        self.is_ours() && !self.is_gone()
     }
 
     /// Publishes that the handling of `turn` begins; false when the connection was ended meanwhile: do not handle it.
@@ -132,11 +145,10 @@ impl Connection {
         word: u32,
         body: Body,
     ) -> Result<(), ReplyError> {
-        if self.is_gone() {
+        if !self.is_usable() {
             return Err(ReplyError::Disconnected);
         }
         let hints = self.hints.load(Ordering::Relaxed);
-        #[expect(clippy::cast_possible_truncation, reason = "two fields of one word")]
         let head =
             ReplyHead { failure, active: hints as u16, cpu: ((hints >> 32) as u32).checked_sub(1) };
         let place = self.control.cell(cell);
@@ -188,7 +200,7 @@ impl Connection {
         let no_memory = |why: String| ReplyError::NoMemory { len, why };
         let mut out = self.out();
         loop {
-            if self.is_gone() {
+            if !self.is_usable() {
                 return Err(ReplyError::Disconnected);
             }
             match out.outgoing.place(len) {
@@ -227,11 +239,15 @@ impl Connection {
         })?;
         let message = Message::Region { id: out.outgoing.next_id(), size }.encode();
         // Watched before it is sent: from then on the kernel alone says when it is released.
-        self.shared.ledger.hand_out(charge, &self.account, &fd);
-        if let Err(error) = self.socket.send(message.as_bytes(), Some(fd.as_fd())) {
+        let watched = self.shared.ledger.hand_out(charge, &self.account, &fd);
+        if let Err(error) = self.socket.send_memory(message.as_bytes(), &fd) {
             // The watch tells of its end when `region` and `fd` go, which refunds the charge; nothing else may.
             drop((region, fd));
-            self.shared.ledger.settle();
+            if watched {
+                self.shared.ledger.settle();
+            } else {
+                self.shared.ledger.refund(charge, &self.account);
+            }
             return Err(error.to_string());
         }
         out.unread += 1;
@@ -259,7 +275,6 @@ impl Connection {
     /// the connection lives.
     pub(super) unsafe fn block_mut<'a>(&self, block: Block) -> &'a mut [u8] {
         let out = self.out();
-        #[expect(clippy::cast_possible_truncation, reason = "inside a mapping")]
         let len = block.place.len as usize;
         // SAFETY: `place` took the block from this region's arena for this caller (contract); a region with a live block
         // is never retired, and all regions live as long as the connection.

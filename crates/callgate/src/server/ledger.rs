@@ -127,15 +127,19 @@ impl Ledger {
     }
 
     /// The memory behind `fd` is about to be handed out: its charge lasts until the kernel says that nobody holds it.
-    pub(crate) fn hand_out(&self, charge: Charge, account: &Arc<AtomicU64>, fd: &MemFd) {
-        let Some(watch) = &self.watch else { return };
+    /// False where the kernel cannot say that: then the charge lasts as long as the server.
+    pub(crate) fn hand_out(&self, charge: Charge, account: &Arc<AtomicU64>, fd: &MemFd) -> bool {
+        let Some(watch) = &self.watch else { return false };
         let mut books = self.books();
         match watch.watch(fd) {
             Ok(id) => {
                 books.regions.insert(id, Region { charge, account: account.clone() });
+                true
             }
             Err(error) => {
-                tracing::warn!(%error, bytes = charge.bytes, uid = charge.uid, "release cannot be watched; the bytes stay charged");
+                let Charge { uid, bytes } = charge;
+                tracing::warn!(%error, bytes, uid, "release cannot be watched; the bytes stay charged");
+                false
             }
         }
     }
@@ -202,7 +206,7 @@ mod tests {
         assert!(ledger.charge(1, &account, 1 << 20, 65_536).is_err(), "the user's limit");
         assert!(ledger.charge(2, &account, 65_536, 1).is_err(), "the connection's limit");
         let (region, fd) = PayloadWriter::create(65_536).expect("memory");
-        ledger.hand_out(charge, &account, &fd);
+        assert!(ledger.hand_out(charge, &account, &fd));
         drop(region);
         ledger.settle();
         assert_eq!(ledger.bytes(), 65_536, "somebody still holds the descriptor");

@@ -273,9 +273,8 @@ fn check(options: &ServerOptions) -> Result<(), ServeError> {
 }
 
 fn desk() -> io::Result<Desk> {
-    use std::os::fd::AsFd;
     let (poller, waker) = (Poller::new()?, Waker::new()?);
-    poller.add(waker.as_fd(), worker::WAKER_TOKEN, false)?;
+    poller.add(&waker, worker::WAKER_TOKEN, false)?;
     Ok(Desk {
         poller,
         waker,

@@ -4,7 +4,6 @@
 //! the next call, and epoll tells which of thousands rang. Before the worker sleeps, all are armed.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +16,6 @@ use callgate_proto::chain::{Intake, Taken};
 use callgate_proto::pace::{Policy, WorkerPace, YieldBan};
 use callgate_proto::wire::{MESSAGE_MAX, Message};
 use callgate_sys::poller::Event;
-use callgate_sys::shm::PayloadReader;
 use callgate_sys::socket::RecvError;
 use callgate_sys::{clock, process};
 
@@ -26,7 +24,7 @@ use super::call::Call;
 use super::connection::Connection;
 use super::shared::{Desk, Phase, Shared, lock};
 use crate::error::codes;
-use crate::region::Incoming;
+use crate::region::{Incoming, Piece};
 use crate::wait::{cpus, pause_between_looks};
 
 /// Token of the worker's own waker; connections count from 0.
@@ -376,7 +374,7 @@ impl<H: Handler> Worker<H> {
             why,
             "client disconnected"
         );
-        let _ = self.desk().poller.remove(std::os::fd::AsFd::as_fd(&connection.socket));
+        let _ = self.desk().poller.remove(&connection.socket);
         connection.close_by_worker();
         self.shared.unregister(&connection);
         self.by_id.remove(&connection.id);
@@ -472,7 +470,7 @@ fn handle<H: Handler>(
         // It was announced before the call was published, so it is in the socket, if it is.
         read_regions(link)?;
     }
-    let region: Option<(&Arc<PayloadReader>, Range<usize>)> = match taken.request.body {
+    let region: Option<Piece<'_>> = match taken.request.body {
         Body::Inline(_) => None,
         Body::Far(place) => Some(found(link.incoming.find(place)?, place)?),
     };
@@ -501,7 +499,7 @@ fn found<T>(region: Option<T>, place: Place) -> Result<T, Violation> {
 fn read_regions(link: &mut Link) -> Result<(), Violation> {
     for _ in 0..4 * REGIONS_MAX {
         match read_message(link)? {
-            Read::Message => {}
+            Read::Message | Read::Region => {}
             Read::Empty | Read::Closed => break,
         }
     }
@@ -513,6 +511,8 @@ fn read_messages(link: &mut Link) -> Result<bool, Violation> {
     for _ in 0..MESSAGES_PER_EVENT {
         match read_message(link)? {
             Read::Message => {}
+            // Mapping takes long: others get their turn before the next message.
+            Read::Region => return Ok(true),
             Read::Empty => return Ok(true),
             Read::Closed => return Ok(false),
         }
@@ -522,6 +522,7 @@ fn read_messages(link: &mut Link) -> Result<bool, Violation> {
 
 enum Read {
     Message,
+    Region,
     Empty,
     Closed,
 }
@@ -537,7 +538,10 @@ fn read_message(link: &mut Link) -> Result<Read, Violation> {
         return Err(Violation::new("message.size", received.len as u64, 16));
     }
     match Message::decode(&buffer[..received.len])? {
-        Message::Region { id, size } => link.incoming.add(id, size, received.fd)?,
+        Message::Region { id, size } => {
+            link.incoming.add(id, size, received.fd)?;
+            return Ok(Read::Region);
+        }
         _ if received.fd.is_some() => return Err(Violation::new("message.descriptors", 1, 0)),
         Message::Bell => {}
         Message::Retire { id } => link.incoming.retire(id)?,

@@ -134,6 +134,14 @@ impl PayloadWriter {
 pub struct PayloadReader(Mapping);
 
 impl PayloadReader {
+    /// Whether this process mapped it. A forked child has the value, but nothing is mapped there.
+    #[inline]
+    pub fn is_ours(&self) -> bool {
+        is_current(self.0.generation)
+    }
+}
+
+impl PayloadReader {
     /// Checks that `fd` is sealed payload memory of exactly `len` bytes, maps it read-only, and
     /// closes the descriptor.
     ///
