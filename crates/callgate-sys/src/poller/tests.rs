@@ -1,4 +1,3 @@
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::*;

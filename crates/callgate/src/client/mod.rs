@@ -19,6 +19,7 @@ use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use callgate_points::at;
 use callgate_proto::body::{Body, Inline};
 use callgate_sys::{clock, process};
 
@@ -219,7 +220,8 @@ impl Client {
             None => {
                 let block = connection.place(request.len() as u64, limit.deadline_ns)?;
                 // SAFETY: the block was just placed, for this call alone, and the connection outlives this line.
-                unsafe { connection.block_mut(block) }.copy_from_slice(request);
+                let place = unsafe { connection.block_mut(block) };
+                at!("callgate.request.copy", place.copy_from_slice(request));
                 (Body::Far(block.place), Some(block))
             }
         };

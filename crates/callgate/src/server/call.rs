@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
 use std::time::Instant;
 
+use callgate_points::at;
 use callgate_proto::arena::Block;
 use callgate_proto::body::{Body, INLINE_MAX, Inline};
 use callgate_proto::chain::Taken;
@@ -188,7 +189,8 @@ impl<'a> Call<'a> {
         match self.place(bytes.len()) {
             Ok(block) => {
                 // SAFETY: the block was just placed, for this answer alone, and the connection outlives this line.
-                unsafe { self.connection.block_mut(block) }.copy_from_slice(bytes);
+                let place = unsafe { self.connection.block_mut(block) };
+                at!("callgate.reply.copy", place.copy_from_slice(bytes));
                 self.answer_far(failure, word, block)
             }
             Err(error) => Err(self.cannot_answer(error)),
