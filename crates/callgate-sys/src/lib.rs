@@ -13,12 +13,15 @@
 compile_error!("callgate-sys has no backend for this target yet; Linux is supported");
 
 pub mod clock;
+pub mod collections;
 pub mod endpoint;
 pub mod futex;
 pub mod poller;
 pub mod process;
 pub mod shm;
 pub mod socket;
+pub mod sync;
+pub mod thread;
 
 #[cfg(test)]
 mod testing;

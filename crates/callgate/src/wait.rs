@@ -10,7 +10,7 @@ use callgate_proto::cell::{TakenReply, Turn};
 use callgate_proto::layout::Cell;
 use callgate_proto::life::Life;
 use callgate_proto::pace::{CallerPace, Plan, Policy, Surroundings};
-use callgate_sys::{clock, futex, process};
+use callgate_sys::{clock, futex, process, thread};
 
 /// Looks in the first phase: about a microsecond.
 const FIRST_LOOKS: u32 = 24;
@@ -154,7 +154,7 @@ pub(crate) fn end_and_wake(life: &Life, cells: &[Cell]) {
         if rounds < 4 {
             process::yield_now();
         } else {
-            std::thread::sleep(Duration::from_micros(50));
+            thread::sleep(Duration::from_micros(50));
         }
     }
 }
@@ -162,8 +162,7 @@ pub(crate) fn end_and_wake(life: &Life, cells: &[Cell]) {
 /// Waits between two looks at a line, so that the writer can have it: looking at full speed costs a factor of 1.7.
 #[inline]
 pub(crate) fn pause_between_looks() {
-    std::hint::spin_loop();
-    std::hint::spin_loop();
+    process::pause();
 }
 
 fn surroundings(now_ns: u64) -> Surroundings {

@@ -6,6 +6,7 @@ mod generation;
 mod pidfd;
 mod tracked;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::OnceLock;
 
@@ -59,6 +60,21 @@ pub fn current_cpu() -> u32 {
 #[inline]
 pub fn yield_now() {
     rustix::thread::sched_yield();
+}
+
+/// Waits for the time of two `PAUSE`s between two looks at memory that another CPU writes.
+#[inline(always)]
+pub fn pause() {
+    std::hint::spin_loop();
+    std::hint::spin_loop();
+}
+
+/// Gives a number other than 0 that no other process, and no other call, is likely to get.
+pub fn fresh_number() -> u64 {
+    // The hasher's keys are the system's randomness, different in each process and each call.
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u64(crate::clock::now_ns());
+    hasher.finish().max(1)
 }
 
 /// Tells whether the calling thread runs under a real-time policy (FIFO, round robin, deadline).

@@ -7,8 +7,8 @@ mod linux;
 pub(crate) use linux::TrackedFd;
 #[cfg(target_os = "linux")]
 pub use linux::{
-    PidFd, barrier_all_threads, cpus_usable, current_cpu, generation, gid, is_current, is_realtime,
-    overflow_uid, pid, raise_nofile, uid, yield_now,
+    PidFd, barrier_all_threads, cpus_usable, current_cpu, fresh_number, generation, gid,
+    is_current, is_realtime, overflow_uid, pause, pid, raise_nofile, uid, yield_now,
 };
 
 /// Who a process is, as the kernel says. It is never taken from a message.
@@ -21,4 +21,16 @@ pub struct Identity {
     pub uid: u32,
     /// Effective group id at the same moment.
     pub gid: u32,
+}
+
+/// Declares a static that each process has for itself.
+///
+/// That is what a static is on a real system. Where several processes are simulated in one, each of
+/// them gets a value of its own, made when it first looks.
+#[macro_export]
+macro_rules! process_local {
+    ($(#[$meta:meta])* static $name:ident: $type:ty = $value:expr;) => {
+        $(#[$meta])*
+        static $name: $type = $value;
+    };
 }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use callgate_proto::Violation;
@@ -18,6 +18,7 @@ use callgate_proto::wire::{Message, Welcome};
 use callgate_sys::process::{self, Identity, PidFd};
 use callgate_sys::shm::{PayloadWriter, page_size};
 use callgate_sys::socket::{RecvError, Ring, SendError, Socket};
+use callgate_sys::sync::{Condvar, Mutex, MutexGuard};
 use callgate_sys::{clock, process as sys_process};
 
 use crate::error::{CallError, Side, Started};
@@ -46,6 +47,8 @@ pub(crate) struct Connection {
     pub(super) path: PathBuf,
     pub(super) options: ClientOptions,
     me: Weak<Connection>,
+    /// Under which the watcher knows it.
+    watch_token: OnceLock<u64>,
     generation: u32,
     end: OnceLock<End>,
     submit: Mutex<Submit>,
@@ -125,6 +128,7 @@ impl Connection {
             pace: CallerPace::default(),
             path,
             me,
+            watch_token: OnceLock::new(),
             generation: process::generation(),
             end: OnceLock::new(),
             submit: Mutex::new(submit),
@@ -133,6 +137,10 @@ impl Connection {
             incoming: Mutex::new(Incoming::new(options.bytes)),
             options,
         }
+    }
+
+    pub(super) fn watched_as(&self, token: u64) {
+        let _ = self.watch_token.set(token);
     }
 
     /// Whether this process made the connection, rather than a parent of it.
@@ -568,6 +576,16 @@ impl Connection {
                 Ok(()) => submit.unsent_retires.remove(0),
                 Err(_) => return,
             };
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(token) = self.watch_token.get()
+            && self.is_ours()
+        {
+            super::watch::forget(*token);
         }
     }
 }

@@ -16,12 +16,13 @@ mod pending;
 mod watch;
 
 use std::cell::Cell;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use callgate_points::at;
 use callgate_proto::body::{Body, Inline};
-use callgate_sys::{clock, process};
+use callgate_sys::sync::{Mutex, MutexGuard};
+use callgate_sys::{clock, process, thread};
 
 pub(crate) use handshake::status;
 pub use loan::Loan;
@@ -201,7 +202,7 @@ impl Client {
         &self.inner.endpoint
     }
 
-    fn current(&self) -> std::sync::MutexGuard<'_, Option<Shared>> {
+    fn current(&self) -> MutexGuard<'_, Option<Shared>> {
         self.inner.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -259,7 +260,7 @@ impl Client {
             }
             match handshake::connect(&self.inner.endpoint, options, limit.deadline_ns) {
                 Err(CallError::NotRunning { .. }) if clock::now_ns() < until_ns => {
-                    std::thread::sleep(nap);
+                    thread::sleep(nap);
                     nap = (nap * 2).min(NAP_MAX);
                 }
                 Err(CallError::NotRunning { .. })

@@ -4,14 +4,15 @@
 //! and comes back a second later to connections that have memory to give back. It never holds one of its own locks
 //! while it works on a connection.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{PoisonError, Weak};
 use std::time::Duration;
 
+use callgate_sys::collections::HashMap;
 use callgate_sys::poller::{Poller, Waker};
-use callgate_sys::{clock, process};
+use callgate_sys::sync::{Mutex, MutexGuard};
+use callgate_sys::{clock, process, thread};
 
 use super::connection::{Connection, Shared};
 
@@ -27,16 +28,26 @@ struct Watcher {
     untidy: Mutex<Vec<(u64, Weak<Connection>)>>,
 }
 
-/// The watcher of this process's life; a forked child makes its own. Never freed, so a reference is always good.
-static WATCHER: AtomicPtr<Watcher> = AtomicPtr::new(std::ptr::null_mut());
+callgate_sys::process_local! {
+    /// The watcher of this process's life; a forked child makes its own. Never freed, so a reference is always good.
+    static WATCHER: AtomicPtr<Watcher> = AtomicPtr::new(std::ptr::null_mut());
+}
 
 /// Starts to watch a connection.
 pub(super) fn watch(connection: &Shared) -> io::Result<()> {
     let watcher = current()?;
     let token = watcher.next.fetch_add(2, Ordering::Relaxed);
+    connection.watched_as(token);
     lock(&watcher.watched).insert(token, std::sync::Arc::downgrade(connection));
     watcher.poller.add(&connection.socket, token, false)?;
     watcher.poller.add(&connection.server_process, token + 1, false)
+}
+
+/// Stops watching a connection that is about to be unmapped.
+pub(super) fn forget(token: u64) {
+    if let Ok(watcher) = current() {
+        lock(&watcher.watched).remove(&token);
+    }
 }
 
 /// Asks for a visit of [`Connection::tidy`] in a second.
@@ -48,7 +59,7 @@ pub(super) fn tidy_later(connection: Weak<Connection>) {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -68,9 +79,7 @@ fn current() -> io::Result<&'static Watcher> {
         Ok(_) => {
             // SAFETY: leaked on purpose; nobody frees it from here on.
             let watcher = unsafe { &*fresh };
-            std::thread::Builder::new()
-                .name("callgate-watch".into())
-                .spawn(move || watcher.run())?;
+            thread::Builder::new().name("callgate-watch".into()).spawn(move || watcher.run())?;
             Ok(watcher)
         }
         Err(other) => {
@@ -103,7 +112,7 @@ impl Watcher {
             events.clear();
             if let Err(error) = self.poller.wait(&mut events, due_ns) {
                 tracing::error!(%error, "cannot wait for servers' deaths");
-                std::thread::sleep(TIDY_AFTER);
+                thread::sleep(TIDY_AFTER);
             }
             for event in &events {
                 if event.token == WAKER_TOKEN {
@@ -154,6 +163,5 @@ impl Watcher {
                 lock(&self.untidy).push((due_ns, connection));
             }
         }
-        lock(&self.watched).retain(|_, connection| connection.strong_count() > 0);
     }
 }

@@ -1,6 +1,6 @@
 //! Letting clients in: a thread of its own, so that neither a slow handler nor a slow handshake keeps anyone out.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,12 +9,13 @@ use std::time::Duration;
 use callgate_proto::Violation;
 use callgate_proto::chain::Intake;
 use callgate_proto::wire::{Answer, Ask, Hello, MESSAGE_MAX, Reason, Versions, Welcome};
-use callgate_sys::clock;
+use callgate_sys::collections::HashMap;
 use callgate_sys::endpoint::Listener;
 use callgate_sys::poller::{Poller, Waker};
 use callgate_sys::process::{self, Identity};
 use callgate_sys::shm::{Control, MemFd};
 use callgate_sys::socket::{RecvError, Socket};
+use callgate_sys::{clock, thread};
 
 use super::connection::Connection;
 use super::ledger::Full;
@@ -65,7 +66,7 @@ impl Admission {
             shared,
             listener,
             poller,
-            half_open: HashMap::new(),
+            half_open: HashMap::default(),
             due: VecDeque::new(),
             next_token: 0,
             next_connection: AtomicU64::new(0),
@@ -82,7 +83,7 @@ impl Admission {
             let due_ns = self.due.front().map(|(due_ns, _)| *due_ns);
             if let Err(error) = self.poller.wait(&mut events, due_ns) {
                 tracing::error!(%error, "cannot wait for clients");
-                std::thread::sleep(Duration::from_millis(10));
+                thread::sleep(Duration::from_millis(10));
             }
             for event in &events {
                 match event.token {
@@ -122,7 +123,7 @@ impl Admission {
             self.count_refusal();
             refuse(&socket, Refusal(Reason::Exhausted, 0));
         } else {
-            std::thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(10));
         }
         self.spare = Waker::new().ok();
     }
@@ -161,7 +162,7 @@ impl Admission {
 
     /// Too many handshakes are under way: the oldest of the user with the most of them gives way.
     fn make_room(&mut self) {
-        let mut counts: HashMap<u32, usize> = HashMap::new();
+        let mut counts: HashMap<u32, usize> = HashMap::default();
         for half_open in self.half_open.values() {
             *counts.entry(half_open.caller.uid).or_default() += 1;
         }

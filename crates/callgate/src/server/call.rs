@@ -193,6 +193,10 @@ impl<'a> Call<'a> {
                 at!("callgate.reply.copy", place.copy_from_slice(bytes));
                 self.answer_far(failure, word, block)
             }
+            // A failure keeps its code, and of its message what a cell holds.
+            Err(ReplyError::TooLarge { .. } | ReplyError::NoMemory { .. }) if failure => {
+                self.answer(true, word, &bytes[..INLINE_MAX])
+            }
             Err(error) => Err(self.cannot_answer(error)),
         }
     }

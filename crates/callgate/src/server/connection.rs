@@ -3,7 +3,7 @@
 //! What only the worker touches (the chain of requests, the client's regions) is in `worker`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN};
 use callgate_proto::body::{Body, ReplyHead};
@@ -14,6 +14,7 @@ use callgate_proto::wire::Message;
 use callgate_sys::process::Identity;
 use callgate_sys::shm::{PayloadWriter, page_size};
 use callgate_sys::socket::Socket;
+use callgate_sys::sync::{Mutex, MutexGuard};
 use callgate_sys::{futex, process};
 
 use super::shared::Shared;
@@ -112,7 +113,7 @@ impl Connection {
     #[inline]
     pub(super) fn take(&self, turn: Turn) -> bool {
         self.control.header().take(turn);
-        // EDGE closing (other end: `close`). We publish the turn, then look whether the connection ends; whoever ends it
+        // EDGE closing (other end: `Shared::close_connections`). We publish the turn, then look whether the connection ends; whoever ends it
         // sets the flag, makes every thread of this process pass a full barrier (membarrier), then hangs up, and the
         // client reads the turn after that. So either we see the flag, or the client sees the turn. The barrier of the
         // other end makes a compiler fence enough here.
@@ -120,18 +121,14 @@ impl Connection {
         !self.is_gone()
     }
 
-    /// Ends the connection from any thread: the client learns of it at once, and no further call is taken.
-    pub(super) fn close(&self) {
+    /// From any thread: no further call is taken once every thread has passed a barrier. Then hang up.
+    pub(super) fn mark_gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
-        // EDGE closing (other end: `take`).
-        if process::barrier_all_threads() {
-            self.socket.shutdown();
-        }
     }
 
     /// Ends the connection from the thread of its worker, which takes no further call.
     pub(super) fn close_by_worker(&self) {
-        self.gone.store(true, Ordering::Relaxed);
+        self.mark_gone();
         self.socket.shutdown();
     }
 

@@ -1,10 +1,11 @@
 //! What each user uses of a server: clients, and reply memory until the kernel proves that it was released.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
+use callgate_sys::collections::HashMap;
 use callgate_sys::shm::{MemFd, ReleaseId, ReleaseWatch};
+use callgate_sys::sync::{Mutex, MutexGuard};
 
 use crate::options::Limits;
 

@@ -17,17 +17,16 @@ mod ledger;
 mod shared;
 mod worker;
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use callgate_sys::endpoint::{BindError, Listener};
 use callgate_sys::poller::{Poller, Waker};
-use callgate_sys::{clock, process};
+use callgate_sys::sync::Mutex;
+use callgate_sys::{clock, process, thread};
 
 pub use call::{Call, Deferred, ReplyLoan};
 
@@ -78,7 +77,7 @@ pub struct Server {
     shared: Arc<Shared>,
     endpoint: Endpoint,
     path: PathBuf,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
     generation: u32,
 }
 
@@ -122,7 +121,7 @@ impl Server {
         let waker = Waker::new().map_err(os("cannot make a waker"))?;
         let listener = Listener::bind(&path, &lock_path, mode, group).map_err(bind_error)?;
         let shared = Arc::new(Shared::new(
-            fresh_epoch(),
+            process::fresh_number(),
             options.limits,
             clients_max,
             options.access,
@@ -161,6 +160,12 @@ impl Server {
         struct Ends(Arc<Shared>, bool);
         impl Drop for Ends {
             fn drop(&mut self) {
+                if std::thread::panicking() {
+                    // A bug of ours: better no server than one that keeps its clients waiting.
+                    tracing::error!("a server thread panicked; the server stops");
+                    self.0.advance(Phase::Stopping);
+                    self.0.close_connections();
+                }
                 self.0.thread_ends(self.1);
             }
         }
@@ -171,7 +176,7 @@ impl Server {
             ends.1 = run();
         };
         // If the thread cannot be made, the closure is dropped, and with it `ends`.
-        let thread = std::thread::Builder::new().name(name).spawn(body)?;
+        let thread = thread::Builder::new().name(name).spawn(body)?;
         lock(&self.threads).push(thread);
         Ok(())
     }
@@ -238,7 +243,7 @@ impl Drop for Server {
             return;
         }
         self.stop();
-        let here = std::thread::current().id();
+        let here = thread::current().id();
         for thread in std::mem::take(&mut *lock(&self.threads)) {
             // A handler may own the server: its thread cannot wait for itself.
             if thread.thread().id() != here {
@@ -297,13 +302,6 @@ fn clients_possible(limits: &Limits) -> u32 {
         );
     }
     possible.min(limits.clients)
-}
-
-fn fresh_epoch() -> u64 {
-    // The hasher's keys are the system's randomness, different in each process and each call.
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u64(clock::now_ns());
-    hasher.finish().max(1)
 }
 
 fn bind_error(error: BindError) -> ServeError {

@@ -1,14 +1,15 @@
 //! What all threads of one server share: its limits, its phase, its counters, and how to reach each worker.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{PoisonError, Weak};
 use std::time::Duration;
 
 use callgate_proto::pace::Policy;
 use callgate_proto::wire::Status;
-use callgate_sys::clock;
+use callgate_sys::collections::HashMap;
 use callgate_sys::poller::{Poller, Waker};
+use callgate_sys::sync::{Condvar, Mutex, MutexGuard};
+use callgate_sys::{clock, process};
 
 use super::connection::Connection;
 use super::ledger::Ledger;
@@ -124,8 +125,15 @@ impl Shared {
     pub(super) fn close_connections(&self) {
         let connections: Vec<_> =
             lock(&self.connections).values().filter_map(Weak::upgrade).collect();
-        for connection in connections {
-            connection.close();
+        for connection in &connections {
+            connection.mark_gone();
+        }
+        // EDGE closing (other end: `Connection::take`). Without a barrier a worker could take a call that its client has
+        // been told was not started; then only the workers themselves hang up.
+        if process::barrier_all_threads() {
+            for connection in &connections {
+                connection.socket.shutdown();
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! Connections that are active are polled in user space. One that was quiet for a while is *armed*: its client rings for
 //! the next call, and epoll tells which of thousands rang. Before the worker sleeps, all are armed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,9 +15,10 @@ use callgate_proto::body::{Body, Inline, Place};
 use callgate_proto::chain::{Intake, Taken};
 use callgate_proto::pace::{Policy, WorkerPace, YieldBan};
 use callgate_proto::wire::{MESSAGE_MAX, Message};
+use callgate_sys::collections::HashMap;
 use callgate_sys::poller::Event;
 use callgate_sys::socket::RecvError;
-use callgate_sys::{clock, process};
+use callgate_sys::{clock, process, thread};
 
 use super::Handler;
 use super::call::Call;
@@ -98,7 +99,7 @@ impl<H: Handler> Worker<H> {
             index,
             links: Vec::new(),
             free: Vec::new(),
-            by_id: HashMap::new(),
+            by_id: HashMap::default(),
             active: Vec::new(),
             tidy: VecDeque::new(),
             events: Vec::new(),
@@ -297,7 +298,7 @@ impl<H: Handler> Worker<H> {
         events.clear();
         if let Err(error) = self.desk().poller.wait(&mut events, deadline_ns) {
             tracing::error!(%error, "a worker cannot wait");
-            std::thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(10));
         }
         for event in &events {
             if event.token == WAKER_TOKEN {
