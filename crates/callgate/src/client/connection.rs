@@ -1,6 +1,8 @@
-//! One connection of a client: set-up, sending calls, and its end.
+//! One connection of a client: sending calls, receiving what the server announces, and its end.
 //!
 //! The order of locks is `submit`, then `incoming`; neither is held while a caller waits for a reply.
+
+mod memory;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,7 +10,7 @@ use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use callgate_proto::Violation;
-use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN, REGIONS_MAX};
+use callgate_proto::arena::{Block, Outgoing, REGIONS_MAX};
 use callgate_proto::body::{Body, Place, Think};
 use callgate_proto::cell::Deadline;
 use callgate_proto::chain::{Submitter, Ticket, publish};
@@ -17,7 +19,7 @@ use callgate_proto::pace::CallerPace;
 use callgate_proto::wire::{Message, Welcome};
 use callgate_sys::process::{self, Identity, PidFd};
 use callgate_sys::shm::{PayloadWriter, page_size};
-use callgate_sys::socket::{RecvError, Ring, SendError, Socket};
+use callgate_sys::socket::{RecvError, Ring, Socket};
 use callgate_sys::sync::{Condvar, Mutex, MutexGuard};
 use callgate_sys::{clock, process as sys_process};
 
@@ -32,8 +34,6 @@ const ROOM_SLICE_LATE: Duration = Duration::from_millis(1);
 const ROOM_SLICE: Duration = Duration::from_millis(100);
 /// Messages read from the socket at a time.
 const MESSAGES_MAX: usize = 4 * REGIONS_MAX;
-/// Quiet seconds after which a connection keeps no payload memory at all.
-const QUIET_ROUNDS_MAX: u32 = 10;
 
 /// A connection to one life of a server.
 pub(crate) struct Connection {
@@ -244,146 +244,6 @@ impl Connection {
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Finds room for a request of `len` bytes in shared memory, making more when there is none.
-    pub(super) fn place(&self, len: u64, deadline_ns: Option<u64>) -> Result<Block, CallError> {
-        let began_ns = clock::now_ns();
-        let mut submit = self.submit();
-        let mut spare: Option<(PayloadWriter, callgate_sys::shm::MemFd)> = None;
-        loop {
-            if self.has_ended() {
-                return Err(self.not_started());
-            }
-            match submit.out.place(len) {
-                Placing::Placed(block) => {
-                    if let Some(fresh) = spare {
-                        // Another thread made room meanwhile; ours was never announced.
-                        drop(submit);
-                        drop(fresh);
-                    }
-                    return Ok(block);
-                }
-                Placing::Grow(size) => match spare.take() {
-                    Some((region, fd)) if region.len() as u64 <= size.max(len) => {
-                        submit = self.announce(submit, region, fd, deadline_ns)?;
-                    }
-                    _ => {
-                        // Populating takes long; other callers go on meanwhile.
-                        drop(submit);
-                        spare = Some(self.make_region(len, size)?);
-                        submit = self.submit();
-                    }
-                },
-                Placing::Full => {
-                    self.collect_late_replies(&mut submit);
-                    let freed = self.retire(&mut submit, 0);
-                    if freed {
-                        continue;
-                    }
-                    let timed_out = deadline_ns.is_some_and(|end| clock::now_ns() >= end);
-                    if timed_out {
-                        let waited = crate::wait::since(began_ns);
-                        return Err(CallError::DeadlineExceeded { waited });
-                    }
-                    let quota = self.welcome.quota.min(self.options.bytes);
-                    if self.options.when_full == WhenFull::Fail || len > quota {
-                        return Err(CallError::NoMemory { len, quota, source: None });
-                    }
-                    submit = self.wait_for_room(submit, deadline_ns);
-                }
-            }
-        }
-    }
-
-    fn make_region(
-        &self,
-        len: u64,
-        size: u64,
-    ) -> Result<(PayloadWriter, callgate_sys::shm::MemFd), CallError> {
-        let quota = self.welcome.quota.min(self.options.bytes);
-        let made = usize::try_from(size)
-            .map_err(|_| std::io::ErrorKind::OutOfMemory.into())
-            .and_then(PayloadWriter::create);
-        made.map_err(|source| CallError::NoMemory { len, quota, source: Some(source) })
-    }
-
-    /// Tells the server of a new region and adds it. Keeps the lock, so that ids and messages have one order.
-    fn announce<'a>(
-        &'a self,
-        mut submit: MutexGuard<'a, Submit>,
-        region: PayloadWriter,
-        fd: callgate_sys::shm::MemFd,
-        deadline_ns: Option<u64>,
-    ) -> Result<MutexGuard<'a, Submit>, CallError> {
-        let size = region.len() as u64;
-        loop {
-            self.flush_retires(&mut submit);
-            let message = Message::Region { id: submit.out.next_id(), size }.encode();
-            let sent = if submit.unsent_retires.is_empty() {
-                self.socket.send_memory(message.as_bytes(), &fd)
-            } else {
-                Err(SendError::Full)
-            };
-            match sent {
-                Ok(()) => {
-                    submit.out.add(size, region);
-                    self.keep_tidy(&mut submit);
-                    return Ok(submit);
-                }
-                Err(SendError::Full | SendError::TooManyDescriptors) => {
-                    // The server is busy; it reads when it comes round.
-                    drop(submit);
-                    let slice = clock::deadline_ns(Duration::from_millis(20));
-                    let until = deadline_ns.map_or(slice, |deadline| deadline.min(slice));
-                    let began_ns = clock::now_ns();
-                    let _ = self.socket.wait_writable(Some(until));
-                    sys_process::yield_now();
-                    if deadline_ns.is_some_and(|deadline| clock::now_ns() >= deadline) {
-                        let waited = crate::wait::since(began_ns);
-                        return Err(CallError::DeadlineExceeded { waited });
-                    }
-                    submit = self.submit();
-                    if self.has_ended() {
-                        return Err(self.not_started());
-                    }
-                }
-                Err(SendError::Closed) => {
-                    drop(submit);
-                    self.end(End::Closed);
-                    return Err(self.not_started());
-                }
-                Err(SendError::Os(source)) => {
-                    let what = "cannot send payload memory to the server".into();
-                    return Err(CallError::Os { what, source });
-                }
-            }
-        }
-    }
-
-    /// The bytes of a block.
-    ///
-    /// # Safety
-    /// The block was returned by [`Connection::place`] and not given back; the caller uses it alone, and not longer than
-    /// the connection lives.
-    pub(super) unsafe fn block_mut<'a>(&self, block: Block) -> &'a mut [u8] {
-        let submit = self.submit();
-        let Place { offset, len, .. } = block.place;
-        #[expect(clippy::cast_possible_truncation, reason = "inside a mapping")]
-        // SAFETY: `place` took the block from this region's arena for this caller (contract); a region with a live block
-        // is never retired, and all regions live as long as the connection.
-        unsafe {
-            crate::region::block_mut(submit.out.region(block), offset, len as usize)
-        }
-    }
-
-    /// Gives a request's memory back.
-    pub(super) fn give_back(&self, block: Option<Block>) {
-        if let Some(block) = block {
-            let mut submit = self.submit();
-            submit.out.give_back(block);
-            self.tell_room();
-        }
-    }
-
     /// A call has ended and its reply was consumed: its cell and memory are free.
     #[inline]
     pub(super) fn finish(&self, sent: Sent, slept: bool) {
@@ -530,52 +390,6 @@ impl Connection {
                 CallError::ProtocolViolation { guilty: Side::Server, violation: *violation }
             }
             _ => CallError::Disconnected { started: Started::NotStarted },
-        }
-    }
-
-    fn keep_tidy(&self, submit: &mut Submit) {
-        if !submit.tidying {
-            submit.tidying = true;
-            super::watch::tidy_later(self.me.clone());
-        }
-    }
-
-    /// A second of quiet has passed, or may have: collects late replies and lets go of memory that is not needed.
-    /// Returns whether to come again in a second.
-    pub(super) fn tidy(&self) -> bool {
-        let mut submit = self.submit();
-        self.collect_late_replies(&mut submit);
-        if submit.drawn == submit.drawn_at_tidy {
-            submit.quiet_rounds += 1;
-            let keep = if submit.quiet_rounds < QUIET_ROUNDS_MAX { REGION_MIN } else { 0 };
-            self.retire(&mut submit, keep);
-        } else {
-            submit.drawn_at_tidy = submit.drawn;
-            submit.quiet_rounds = 0;
-        }
-        self.flush_retires(&mut submit);
-        submit.tidying = !self.has_ended()
-            && (submit.out.total() > 0
-                || !submit.given_up.is_empty()
-                || !submit.unsent_retires.is_empty());
-        submit.tidying
-    }
-
-    /// Lets go of unused regions above `keep` bytes; returns whether there were any.
-    fn retire(&self, submit: &mut Submit, keep: u64) -> bool {
-        let retired = submit.out.retire_unused(keep);
-        let any = !retired.is_empty();
-        submit.unsent_retires.extend(retired.into_iter().map(|(id, _)| id));
-        self.flush_retires(submit);
-        any
-    }
-
-    fn flush_retires(&self, submit: &mut Submit) {
-        while let Some(id) = submit.unsent_retires.first() {
-            match self.socket.send(Message::Retire { id: *id }.encode().as_bytes(), None) {
-                Ok(()) => submit.unsent_retires.remove(0),
-                Err(_) => return,
-            };
         }
     }
 }

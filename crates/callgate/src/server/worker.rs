@@ -3,6 +3,8 @@
 //! Connections that are active are polled in user space. One that was quiet for a while is *armed*: its client rings for
 //! the next call, and epoll tells which of thousands rang. Before the worker sleeps, all are armed.
 
+mod link;
+
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,22 +12,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use callgate_proto::Violation;
-use callgate_proto::arena::REGIONS_MAX;
-use callgate_proto::body::{Body, Inline, Place};
-use callgate_proto::chain::{Intake, Taken};
 use callgate_proto::pace::{Policy, WorkerPace, YieldBan};
-use callgate_proto::wire::{MESSAGE_MAX, Message};
 use callgate_sys::collections::HashMap;
 use callgate_sys::poller::Event;
-use callgate_sys::socket::RecvError;
 use callgate_sys::{clock, process, thread};
 
+pub(crate) use link::Admitted;
+use link::{Link, handle, read_messages};
+
 use super::Handler;
-use super::call::Call;
-use super::connection::Connection;
 use super::shared::{Desk, Phase, Shared, lock};
-use crate::error::codes;
-use crate::region::{Incoming, Piece};
+use crate::region::Incoming;
 use crate::wait::{cpus, pause_between_looks};
 
 /// Token of the worker's own waker; connections count from 0.
@@ -42,28 +39,10 @@ const IDLE_PASSES: u32 = 24;
 const PASSES_PER_CLOCK: u32 = 16;
 /// Passes without a call of its own after which a connection is armed while others are busy.
 const QUIET_PASSES: u32 = 4_096;
-/// Messages read from one socket at a time.
-const MESSAGES_PER_EVENT: usize = 16;
 const TIDY_AFTER: Duration = Duration::from_secs(1);
 /// Visits, a second apart, after which a quiet connection keeps no reply memory.
 const TIDY_KEEPS: u32 = 10;
 const TIDY_BACKOFF_MAX: u32 = 60;
-
-/// A connection on its way from admission to its worker.
-pub(crate) struct Admitted {
-    pub(super) connection: Arc<Connection>,
-    pub(super) intake: Intake,
-}
-
-/// A connection as its worker keeps it.
-struct Link {
-    connection: Arc<Connection>,
-    intake: Intake,
-    incoming: Incoming,
-    active: bool,
-    quiet_passes: u32,
-    in_tidy: bool,
-}
 
 struct Tidy {
     due_ns: u64,
@@ -451,103 +430,6 @@ impl<H: Handler> Worker<H> {
         }
         unfinished(self)
     }
-}
-
-/// Handles one call that was taken.
-#[inline]
-fn handle<H: Handler>(
-    link: &mut Link,
-    taken: Taken,
-    handler: &H,
-    shared: &Shared,
-) -> Result<(), Violation> {
-    if taken.request.body.len() > shared.limits.request_bytes {
-        let (found, allowed) = (taken.request.body.len(), shared.limits.request_bytes);
-        return Err(Violation::new("place.len", found, allowed));
-    }
-    if let Body::Far(place) = taken.request.body
-        && link.incoming.find(place)?.is_none()
-    {
-        // It was announced before the call was published, so it is in the socket, if it is.
-        read_regions(link)?;
-    }
-    let region: Option<Piece<'_>> = match taken.request.body {
-        Body::Inline(_) => None,
-        Body::Far(place) => Some(found(link.incoming.find(place)?, place)?),
-    };
-    let connection = &link.connection;
-    connection.reuse(taken.cell);
-    if taken.request.cancelled {
-        let empty = Body::Inline(Inline::default());
-        let _ = connection.answer(taken.cell, taken.turn, true, codes::CANCELLED, empty);
-        return Ok(());
-    }
-    if !connection.take(taken.turn) {
-        return Ok(());
-    }
-    let call = Call::new(connection, taken, region);
-    if catch_unwind(AssertUnwindSafe(|| handler.handle(call))).is_err() {
-        tracing::error!(pid = connection.caller.pid, "the handler panicked");
-    }
-    Ok(())
-}
-
-fn found<T>(region: Option<T>, place: Place) -> Result<T, Violation> {
-    region.ok_or(Violation::new("place.region", place.region.into(), 0))
-}
-
-/// Reads all that an honest client may have sent before the call at hand.
-fn read_regions(link: &mut Link) -> Result<(), Violation> {
-    for _ in 0..4 * REGIONS_MAX {
-        match read_message(link)? {
-            Read::Message | Read::Region => {}
-            Read::Empty | Read::Closed => break,
-        }
-    }
-    Ok(())
-}
-
-/// Reads what the client sent over the socket; false when it has closed the connection.
-fn read_messages(link: &mut Link) -> Result<bool, Violation> {
-    for _ in 0..MESSAGES_PER_EVENT {
-        match read_message(link)? {
-            Read::Message => {}
-            // Mapping takes long: others get their turn before the next message.
-            Read::Region => return Ok(true),
-            Read::Empty => return Ok(true),
-            Read::Closed => return Ok(false),
-        }
-    }
-    Ok(true)
-}
-
-enum Read {
-    Message,
-    Region,
-    Empty,
-    Closed,
-}
-
-fn read_message(link: &mut Link) -> Result<Read, Violation> {
-    let mut buffer = [0; MESSAGE_MAX];
-    let received = match link.connection.socket.recv(&mut buffer) {
-        Ok(received) => received,
-        Err(RecvError::Empty) => return Ok(Read::Empty),
-        Err(RecvError::Closed | RecvError::Os(_)) => return Ok(Read::Closed),
-    };
-    if received.truncated || received.extra_fds > 0 {
-        return Err(Violation::new("message.size", received.len as u64, 16));
-    }
-    match Message::decode(&buffer[..received.len])? {
-        Message::Region { id, size } => {
-            link.incoming.add(id, size, received.fd)?;
-            return Ok(Read::Region);
-        }
-        _ if received.fd.is_some() => return Err(Violation::new("message.descriptors", 1, 0)),
-        Message::Bell => {}
-        Message::Retire { id } => link.incoming.retire(id)?,
-    }
-    Ok(Read::Message)
 }
 
 /// How many CPUs there are for workers and clients; asked early, so that no call pays for it.
