@@ -176,7 +176,9 @@ fn surroundings(now_ns: u64) -> Surroundings {
 
 /// CPUs that this process may use; asked of the system once.
 pub(crate) fn cpus() -> u32 {
-    static CPUS: AtomicU32 = AtomicU32::new(0);
+    callgate_sys::process_local! {
+        static CPUS: AtomicU32 = AtomicU32::new(0);
+    }
     let known = CPUS.load(Ordering::Relaxed);
     if known != 0 {
         return known;

@@ -318,9 +318,8 @@ impl Connection {
     /// Reads what the server sent over the socket.
     pub(super) fn receive(&self) {
         let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
-        let received = self.receive_into(&mut incoming);
-        drop(incoming);
-        if let Err(violation) = received {
+        // Under the lock, so that nobody misses what was rejected here before the connection's end says why.
+        if let Err(violation) = self.receive_into(&mut incoming) {
             self.violated(violation);
         }
     }
@@ -336,6 +335,9 @@ impl Connection {
                     }
                     match Message::decode(&buffer[..received.len])? {
                         Message::Region { id, size } => incoming.add(id, size, received.fd)?,
+                        _ if received.fd.is_some() => {
+                            return Err(Violation::new("message.descriptors", 1, 0));
+                        }
                         Message::Retire { id } => incoming.retire(id)?,
                         Message::Bell => {
                             return Err(Violation::new("message.kind", 0, b'X'.into()));

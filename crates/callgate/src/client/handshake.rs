@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use callgate_proto::Violation;
 use callgate_proto::layout::{CELLS_MAX, CELLS_MIN};
 use callgate_proto::wire::{Answer, Ask, Hello, MESSAGE_MAX, Reason, Status, Versions, Welcome};
 use callgate_sys::endpoint as sys;
@@ -168,7 +169,7 @@ fn unexpected(answer: Answer) -> CallError {
         Answer::Refusal { .. } => 0x82,
         Answer::Status(_) => 0x83,
     };
-    let violation = callgate_proto::Violation::new("answer.kind", found, 0);
+    let violation = Violation::new("answer.kind", found, 0);
     CallError::ProtocolViolation { guilty: Side::Server, violation }
 }
 
@@ -177,11 +178,8 @@ fn check_welcome(welcome: &Welcome, cells: u32) -> Result<(), CallError> {
     if welcome.in_flight >= cells - 1 {
         return Ok(());
     }
-    let violation = callgate_proto::Violation::new(
-        "answer.in_flight",
-        welcome.in_flight.into(),
-        (cells - 1).into(),
-    );
+    let violation =
+        Violation::new("answer.in_flight", welcome.in_flight.into(), (cells - 1).into());
     Err(CallError::ProtocolViolation { guilty: Side::Server, violation })
 }
 
