@@ -302,14 +302,35 @@ impl Admission {
         let connection =
             Arc::new(Connection::new(id, control, socket, caller, quota, shared, worker));
         self.shared.register(&connection);
-        lock(&desk.inbox).push(Admitted { connection: connection.clone(), intake });
+        let left = match &mut *lock(&desk.inbox) {
+            Some(inbox) => {
+                inbox.push(Admitted { connection: connection.clone(), intake });
+                true
+            }
+            None => false,
+        };
+        if !left {
+            refuse(&connection.socket, Refusal(Reason::Stopping, 0));
+            self.shared.unregister(&connection);
+            return;
+        }
         // From here on the worker ends the connection: its poller tells it when the client is gone.
         if let Err(error) = desk.poller.add(&connection.socket, id, false) {
             tracing::warn!(%error, "cannot poll a client");
             refuse(&connection.socket, Refusal(Reason::Exhausted, 0));
             connection.socket.shutdown();
-            lock(&desk.inbox).retain(|admitted| admitted.connection.id != id);
-            self.shared.unregister(&connection);
+            if let Some(inbox) = &mut *lock(&desk.inbox)
+                && let Some(at) = inbox.iter().position(|admitted| admitted.connection.id == id)
+            {
+                inbox.remove(at);
+                self.shared.unregister(&connection);
+            }
+            return;
+        }
+        // It is registered: either we see here that the server stops, or who stops it sees the connection.
+        if self.shared.phase() != Phase::Serving {
+            refuse(&connection.socket, Refusal(Reason::Stopping, 0));
+            connection.socket.shutdown();
             return;
         }
         let limits = &self.shared.limits;

@@ -283,7 +283,7 @@ fn desk() -> io::Result<Desk> {
     Ok(Desk {
         poller,
         waker,
-        inbox: Mutex::default(),
+        inbox: Mutex::new(Some(Vec::new())),
         load: AtomicUsize::new(0),
         calls: AtomicU64::new(0),
     })

@@ -29,8 +29,8 @@ pub(crate) enum Phase {
 pub(crate) struct Desk {
     pub(super) poller: Poller,
     pub(super) waker: Waker,
-    /// Connections that were admitted and that the worker has not picked up.
-    pub(super) inbox: Mutex<Vec<Admitted>>,
+    /// Connections that were admitted and that the worker has not picked up; `None` once it takes no more.
+    pub(super) inbox: Mutex<Option<Vec<Admitted>>>,
     /// Connections that the worker has or is about to have.
     pub(super) load: AtomicUsize,
     /// Calls taken. Written by the worker alone.

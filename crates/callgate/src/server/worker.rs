@@ -310,7 +310,11 @@ impl<H: Handler> Worker<H> {
 
     /// Takes over the connections that admission left.
     fn pick_up(&mut self) {
-        let admitted = std::mem::take(&mut *lock(&self.desk().inbox));
+        let admitted = lock(&self.desk().inbox).as_mut().map(std::mem::take);
+        self.adopt(admitted.unwrap_or_default());
+    }
+
+    fn adopt(&mut self, admitted: Vec<Admitted>) {
         for Admitted { connection, intake } in admitted {
             let incoming = Incoming::new(self.shared.limits.bytes_per_client);
             let id = connection.id;
@@ -363,7 +367,9 @@ impl<H: Handler> Worker<H> {
     }
 
     fn end_all(&mut self) {
-        self.pick_up();
+        // What admission has left so far is taken, and from here on it leaves nothing.
+        let last = lock(&self.desk().inbox).take();
+        self.adopt(last.unwrap_or_default());
         for index in 0..self.links.len() {
             self.end(index, "server stopped");
         }
