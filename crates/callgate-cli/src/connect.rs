@@ -1,0 +1,68 @@
+//! The options with which `call` and `ping` reach a server.
+
+use std::time::Duration;
+
+use callgate::{Client, ClientOptions, Endpoint, ServerIdentity};
+use clap::Args;
+
+use crate::exit::Failure;
+
+/// Which server, and how to reach it.
+#[derive(Args, Debug)]
+pub struct ConnectArgs {
+    /// Endpoint: a name, or the path of a socket (with a /)
+    #[arg(value_parser = Endpoint::parse)]
+    pub name: Endpoint,
+    /// Wait that long for the server to appear
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = crate::duration::parse)]
+    pub wait: Duration,
+    /// Accept a server of this user: a uid, or `any` [default: this user or root]
+    #[arg(long, value_name = "UID", value_parser = server_identity)]
+    pub server_uid: Option<ServerUid>,
+}
+
+/// A user whose servers are trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerUid {
+    /// Everyone.
+    Any,
+    /// One.
+    Uid(u32),
+}
+
+fn server_identity(text: &str) -> Result<ServerUid, String> {
+    match text {
+        "any" => Ok(ServerUid::Any),
+        _ => text.parse().map(ServerUid::Uid).map_err(|_| "expected a uid or `any`".to_owned()),
+    }
+}
+
+impl ConnectArgs {
+    /// Connects, waiting for the server as long as asked.
+    ///
+    /// # Errors
+    /// When it can't be reached.
+    pub fn connect(&self) -> Result<Client, Failure> {
+        let mut options = ClientOptions::default();
+        options.connect_timeout = self.wait;
+        if let Some(uid) = self.server_uid {
+            options.server = match uid {
+                ServerUid::Any => ServerIdentity::Anyone,
+                ServerUid::Uid(uid) => ServerIdentity::Uid(uid),
+            };
+        }
+        Ok(Client::connect_with(&self.name, options)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_identities() {
+        assert_eq!(server_identity("any"), Ok(ServerUid::Any));
+        assert_eq!(server_identity("1000"), Ok(ServerUid::Uid(1000)));
+        assert!(server_identity("root").is_err());
+    }
+}
