@@ -249,6 +249,29 @@ fn the_end_finds_every_sleeper() {
     });
 }
 
+/// EDGE ended: who sees that a connection has ended sees the reason that was written before.
+#[test]
+fn the_end_comes_with_its_reason() {
+    loom::model(|| {
+        let life = Arc::new(Life::default());
+        let reason = Arc::new(loom::cell::UnsafeCell::new(0u32));
+        let reader = {
+            let (life, reason) = (life.clone(), reason.clone());
+            thread::spawn(move || {
+                if life.has_ended() {
+                    let read = reason.get();
+                    std::hint::black_box(&read);
+                }
+            })
+        };
+        let write = reason.get_mut();
+        std::hint::black_box(&write);
+        drop(write);
+        life.end();
+        reader.join().expect("reader");
+    });
+}
+
 /// EDGE taken: what a handler did is visible only with the word that says that it began.
 #[test]
 fn a_handlers_traces_imply_that_it_was_taken() {

@@ -276,6 +276,10 @@ impl Answer {
     /// [`Violation`] when it is none, or when a welcome chose a version that was not offered.
     pub fn decode(bytes: &[u8]) -> Result<(Self, Versions), Violation> {
         let (versions, kind) = read_prologue("answer", bytes)?;
+        if kind == KIND_REFUSAL && versions.common(Versions::OURS).is_none() {
+            // Whatever follows there is of another version; the prologue says enough.
+            return Ok((Self::Refusal { reason: Some(Reason::Version), limit: 0 }, versions));
+        }
         if bytes.len() != ANSWER_BYTES {
             return Err(Violation::new("answer.size", bytes.len() as u64, ANSWER_BYTES as u64));
         }
@@ -443,6 +447,15 @@ mod tests {
         bytes.extend([9; 20]);
         let hello = Hello::decode(&bytes).expect("the prologue is for all versions");
         assert_eq!(hello, Hello { versions: Versions { low: 900, high: 901 }, ask: None });
+    }
+
+    #[test]
+    fn a_refusal_of_another_version_is_understood_whatever_follows() {
+        let theirs = Versions { low: 900, high: 901 };
+        let mut bytes = prologue(theirs, KIND_REFUSAL).as_bytes().to_vec();
+        bytes.extend([9; 5]);
+        let refusal = Answer::Refusal { reason: Some(Reason::Version), limit: 0 };
+        assert_eq!(Answer::decode(&bytes), Ok((refusal, theirs)));
     }
 
     #[test]

@@ -99,12 +99,17 @@ impl Incoming {
     }
 
     /// Lets go of a region; calls that still read from it keep it mapped until they end.
-    pub(crate) fn retire(&mut self, id: u32) -> Result<(), Violation> {
+    pub(crate) fn retire(&mut self, id: u32) -> Result<Arc<PayloadReader>, Violation> {
         let at = self.regions.iter().position(|(known, _)| *known == id);
         let at = at.ok_or(Violation::new("retire.id", id.into(), 0))?;
         let (_, region) = self.regions.swap_remove(at);
         self.bytes -= region.len() as u64;
-        Ok(())
+        Ok(region)
+    }
+
+    /// Bytes of all regions.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Finds the region of a place; `None` when it was not announced (yet).

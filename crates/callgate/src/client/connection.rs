@@ -338,7 +338,7 @@ impl Connection {
                         _ if received.fd.is_some() => {
                             return Err(Violation::new("message.descriptors", 1, 0));
                         }
-                        Message::Retire { id } => incoming.retire(id)?,
+                        Message::Retire { id } => drop(incoming.retire(id)?),
                         Message::Bell => {
                             return Err(Violation::new("message.kind", 0, b'X'.into()));
                         }

@@ -96,7 +96,8 @@ fn reach(
     let server = socket
         .peer()
         .map_err(|source| CallError::Os { what: "cannot tell who serves".into(), source })?;
-    let unknown = server.uid == process::overflow_uid() && process::uid() != server.uid;
+    // The overflow id stands for users that are unknown here, so it is nobody's proof.
+    let unknown = server.uid == process::overflow_uid();
     let fine = match trusted {
         ServerIdentity::Anyone => true,
         _ if unknown => false,
@@ -149,9 +150,16 @@ fn exchange(
             Err(RecvError::Empty) => continue,
             Err(RecvError::Closed | RecvError::Os(_)) => return Err(not_running(path)),
         };
-        let (answer, versions) = Answer::decode(&buffer[..received.len]).map_err(|violation| {
-            CallError::ProtocolViolation { guilty: Side::Server, violation }
-        })?;
+        let violated = |violation| CallError::ProtocolViolation { guilty: Side::Server, violation };
+        if received.fd.is_some() || received.extra_fds > 0 {
+            return Err(violated(Violation::new("answer.descriptors", 1, 0)));
+        }
+        let (answer, versions) = Answer::decode(&buffer[..received.len]).map_err(violated)?;
+        // An answer of a version that we do not speak may be longer than ours.
+        if received.truncated && versions.common(Versions::OURS).is_some() {
+            let size = MESSAGE_MAX as u64;
+            return Err(violated(Violation::new("answer.size", size + 1, size)));
+        }
         if let Answer::Refusal { reason, limit } = answer {
             return Err(refused(reason, limit, versions, path.into()));
         }

@@ -80,7 +80,9 @@ impl Admission {
         while self.shared.phase() == Phase::Serving {
             self.end_overdue();
             events.clear();
-            let due_ns = self.due.front().map(|(due_ns, _)| *due_ns);
+            // One piece between two looks, so that nobody waits long to be let in.
+            let more = self.shared.unmap_one();
+            let due_ns = if more { Some(0) } else { self.due.front().map(|(due_ns, _)| *due_ns) };
             if let Err(error) = self.poller.wait(&mut events, due_ns) {
                 tracing::error!(%error, "cannot wait for clients");
                 thread::sleep(Duration::from_millis(10));
@@ -94,6 +96,7 @@ impl Admission {
                 }
             }
         }
+        self.shared.unmap_the_rest();
         for half_open in self.half_open.into_values() {
             refuse(&half_open.socket, Refusal(Reason::Stopping, 0));
         }
@@ -229,18 +232,18 @@ impl Admission {
             }
             Err(violation) => return self.malformed(&socket, caller, violation),
         };
-        if hello.versions.common(Versions::OURS).is_none() {
+        let Some(version) = hello.versions.common(Versions::OURS) else {
             self.count_refusal();
             tracing::warn!(pid = caller.pid, versions = ?hello.versions, "a client of another version");
             return refuse(&socket, Refusal(Reason::Version, 0));
-        }
+        };
         match hello.ask {
             Some(Ask::Status) if received.fd.is_none() => {
                 let status = Answer::Status(self.shared.status());
                 let _ = socket.send(status.encode(Versions::OURS).as_bytes(), None);
             }
             Some(Ask::Connect { cells, control, quota }) => {
-                let wanted = Wanted { cells, control, quota, fd: received.fd };
+                let wanted = Wanted { version, cells, control, quota, fd: received.fd };
                 self.connect(socket, caller, wanted);
             }
             _ => self.malformed(&socket, caller, Violation::new("hello.kind", 0, 2)),
@@ -287,11 +290,18 @@ impl Admission {
                 return self.malformed(&socket, caller, violation);
             }
         };
-        self.hand_over(socket, caller, control, wanted.quota);
+        self.hand_over(socket, caller, control, wanted.version, wanted.quota);
     }
 
     /// Gives the connection to a worker, then welcomes the client.
-    fn hand_over(&mut self, socket: Socket, caller: Identity, control: ControlView, quota: u64) {
+    fn hand_over(
+        &mut self,
+        socket: Socket,
+        caller: Identity,
+        control: ControlView,
+        version: u16,
+        quota: u64,
+    ) {
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let worker = self.shared.least_loaded();
         let desk = &self.shared.desks[worker];
@@ -341,7 +351,7 @@ impl Admission {
             quota: limits.bytes_per_client,
             in_flight: limits.in_flight,
         };
-        let version = Versions { low: Versions::OURS.high, high: Versions::OURS.high };
+        let version = Versions { low: version, high: version };
         let answer = Answer::Welcome(welcome).encode(version);
         tracing::info!(pid = caller.pid, uid = caller.uid, "client connected");
         if connection.socket.send(answer.as_bytes(), None).is_err() {
@@ -353,6 +363,7 @@ impl Admission {
 
 /// What a client's hello asks for.
 struct Wanted {
+    version: u16,
     cells: u32,
     control: u64,
     quota: u64,

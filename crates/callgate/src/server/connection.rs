@@ -299,7 +299,10 @@ impl Connection {
     fn retire(&self, out: &mut Out, keep: u64) -> bool {
         let retired = out.outgoing.retire_unused(keep);
         let any = !retired.is_empty();
-        out.unsent_retires.extend(retired.into_iter().map(|(id, _)| id));
+        for (id, region) in retired {
+            out.unsent_retires.push(id);
+            self.shared.bury(region.len() as u64, region);
+        }
         self.flush_retires(out);
         any
     }
@@ -316,6 +319,11 @@ impl Connection {
     /// Whether there is reply memory that a quiet connection should give back.
     pub(super) fn is_untidy(&self) -> bool {
         self.out().outgoing.total() > 0
+    }
+
+    /// Bytes of reply memory that are mapped.
+    pub(super) fn reply_bytes(&self) -> u64 {
+        self.out().outgoing.total()
     }
 
     /// Lets go of reply memory that a quiet connection does not need; returns whether to come again.

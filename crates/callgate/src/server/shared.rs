@@ -25,6 +25,9 @@ pub(crate) enum Phase {
     Stopping = 2,
 }
 
+/// Mappings of fewer bytes are let go of where they are.
+const BURIED_BYTES_MIN: u64 = 256 << 10;
+
 /// How others reach a worker.
 pub(crate) struct Desk {
     pub(super) poller: Poller,
@@ -52,6 +55,8 @@ pub(crate) struct Shared {
     pub(super) refused: AtomicU64,
     pub(super) violations: AtomicU64,
     pub(super) drain_until_ns: AtomicU64,
+    /// Memory to be unmapped away from the workers; `None` once nobody does that any more.
+    buried: Mutex<Option<Vec<Box<dyn Send>>>>,
     phase: AtomicU32,
     connections: Mutex<HashMap<u64, Weak<Connection>>>,
     threads: Mutex<Threads>,
@@ -94,6 +99,7 @@ impl Shared {
             refused: AtomicU64::new(0),
             violations: AtomicU64::new(0),
             drain_until_ns: AtomicU64::new(0),
+            buried: Mutex::new(Some(Vec::new())),
             phase: AtomicU32::new(Phase::Serving as u32),
             connections: Mutex::default(),
             threads: Mutex::default(),
@@ -135,6 +141,33 @@ impl Shared {
                 connection.socket.shutdown();
             }
         }
+    }
+
+    /// Lets go of `memory`, which holds `bytes` bytes of mappings. Unmapping much takes milliseconds, in which a worker
+    /// would serve nobody; so the admission thread does it.
+    pub(super) fn bury(&self, bytes: u64, memory: impl Send + 'static) {
+        if bytes >= BURIED_BYTES_MIN
+            && let Some(buried) = &mut *lock(&self.buried)
+        {
+            buried.push(Box::new(memory));
+            self.admission.wake();
+        }
+    }
+
+    /// Unmaps one piece of what was buried; returns whether there is more.
+    pub(super) fn unmap_one(&self) -> bool {
+        let (memory, more) = match &mut *lock(&self.buried) {
+            Some(buried) => (buried.pop(), !buried.is_empty()),
+            None => (None, false),
+        };
+        drop(memory);
+        more
+    }
+
+    /// Unmaps all that was buried; from here on everyone unmaps on their own.
+    pub(super) fn unmap_the_rest(&self) {
+        let rest = lock(&self.buried).take();
+        drop(rest);
     }
 
     pub(super) fn register(&self, connection: &std::sync::Arc<Connection>) {

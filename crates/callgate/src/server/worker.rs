@@ -351,7 +351,7 @@ impl<H: Handler> Worker<H> {
 
     fn end(&mut self, index: usize, why: &'static str) {
         let Some(link) = self.links[index].take() else { return };
-        let connection = link.connection;
+        let Link { connection, incoming, .. } = link;
         tracing::info!(
             pid = connection.caller.pid,
             uid = connection.caller.uid,
@@ -364,6 +364,8 @@ impl<H: Handler> Worker<H> {
         self.by_id.remove(&connection.id);
         self.active.retain(|active| *active != index);
         self.free.push(index);
+        let bytes = incoming.bytes() + connection.reply_bytes();
+        self.shared.clone().bury(bytes, (incoming, connection));
     }
 
     fn end_all(&mut self) {

@@ -128,7 +128,10 @@ fn read_message(link: &mut Link) -> Result<Read, Violation> {
         }
         _ if received.fd.is_some() => return Err(Violation::new("message.descriptors", 1, 0)),
         Message::Bell => {}
-        Message::Retire { id } => link.incoming.retire(id)?,
+        Message::Retire { id } => {
+            let region = link.incoming.retire(id)?;
+            link.connection.shared.bury(region.len() as u64, region);
+        }
     }
     Ok(Read::Message)
 }
