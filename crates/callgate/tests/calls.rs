@@ -186,10 +186,11 @@ fn a_passed_deadline_ends_the_call_and_its_late_reply_is_nobodys() {
     for _ in 0..100 {
         let slow = CallOptions::new().method(1).timeout(Duration::from_millis(1));
         let began = Instant::now();
-        let error = client.call_with(slow, &pattern(100)).expect_err("nobody answers in time");
+        let pending = client.submit(slow, &pattern(100)).expect("sent");
+        let call = receiver.recv().expect("it is taken, since nobody cancels it before the wait");
+        let error = pending.wait().expect_err("nobody answers in time");
         assert!(matches!(error, CallError::DeadlineExceeded { .. }), "{error:?}");
         assert!(began.elapsed() >= Duration::from_millis(1));
-        let call = receiver.recv().expect("it was taken");
         assert!(call.is_cancelled());
         assert_eq!(client.call(b"next").expect("a reply").to_vec(), b"next");
         let _ = call.reply(b"late");
