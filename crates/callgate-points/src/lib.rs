@@ -8,6 +8,9 @@
 //!   and does nothing, but shows in `strace` just before the call or store that it announces;
 //! * list itself: with `CALLGATE_POINTS_LOG=PATH` every point met is appended to that file once.
 //!
+//! Built with `--cfg callgate_sim` a point calls the function that was given to `set_hook`: a
+//! simulated scheduler.
+//!
 //! The crate knows nothing of what the points stand for.
 
 /// Passes the point `NAME.before`, evaluates the expression, passes `NAME.after`, yields the value.
@@ -22,14 +25,36 @@ macro_rules! at {
 }
 
 /// Passes a point; does nothing in an ordinary build.
-#[cfg(not(callgate_points))]
+#[cfg(not(any(callgate_points, callgate_sim)))]
 #[inline(always)]
 pub fn hit(_name: &'static str) {}
 
-#[cfg(callgate_points)]
+#[cfg(callgate_sim)]
+pub use hooked::{hit, set_hook};
+
+#[cfg(callgate_sim)]
+mod hooked {
+    use std::sync::OnceLock;
+
+    static HOOK: OnceLock<fn(&'static str)> = OnceLock::new();
+
+    /// Makes every point call `hook`; the first one given stays.
+    pub fn set_hook(hook: fn(&'static str)) {
+        let _ = HOOK.set(hook);
+    }
+
+    /// Passes a point: calls the hook, if there is one.
+    pub fn hit(name: &'static str) {
+        if let Some(hook) = HOOK.get() {
+            hook(name);
+        }
+    }
+}
+
+#[cfg(all(callgate_points, not(callgate_sim)))]
 pub use active::hit;
 
-#[cfg(callgate_points)]
+#[cfg(all(callgate_points, not(callgate_sim)))]
 mod active {
     use std::collections::HashSet;
     use std::io::Write;

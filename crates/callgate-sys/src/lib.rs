@@ -19,9 +19,11 @@ pub mod futex;
 pub mod poller;
 pub mod process;
 pub mod shm;
+#[cfg(callgate_sim)]
+pub mod sim;
 pub mod socket;
 pub mod sync;
 pub mod thread;
 
-#[cfg(test)]
+#[cfg(all(test, not(callgate_sim)))]
 mod testing;

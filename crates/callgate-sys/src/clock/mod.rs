@@ -6,15 +6,19 @@
 //! second left when the lid closes has a second left when it opens, instead of failing before the
 //! peer could run at all.
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 mod linux;
+#[cfg(callgate_sim)]
+mod sim;
 
 use std::time::{Duration, Instant};
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::now_ns;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub(crate) use linux::{left, timespec};
+#[cfg(callgate_sim)]
+pub use sim::now_ns;
 
 /// Gives the instant that lies `timeout` from now, in nanoseconds of [`now_ns`].
 ///
@@ -41,7 +45,7 @@ pub fn to_instant(at_ns: u64) -> Instant {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(callgate_sim)))]
 mod tests {
     use super::*;
 

@@ -8,14 +8,18 @@
 //!
 //! Paths may be as long as the system allows, though a socket address can't: see [`NAME_LEN_MAX`].
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 mod linux;
+#[cfg(callgate_sim)]
+mod sim;
 
 use std::io;
 use std::path::PathBuf;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::{Listener, connect, holder, private_dir, private_dir_if_exists};
+#[cfg(callgate_sim)]
+pub use sim::{Listener, connect, holder, private_dir, private_dir_if_exists};
 
 /// The longest file name of a socket, in bytes. The folder's path may be longer.
 pub const NAME_LEN_MAX: usize = 80;

@@ -5,11 +5,15 @@
 //! whatever a peer does with the memory, so it is what a server may use towards a client that it
 //! doesn't trust.
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 mod linux;
+#[cfg(callgate_sim)]
+mod sim;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::{wait, wait_private, wake, wake_private};
+#[cfg(callgate_sim)]
+pub use sim::{wait, wait_private, wake, wake_private};
 
 /// Why a wait on a word returned. None of them proves that the word has changed: look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,5 +26,5 @@ pub enum Waited {
     TimedOut,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(callgate_sim)))]
 mod tests;

@@ -1,11 +1,15 @@
 //! Waiting for many descriptors at once, in time that grows with those that are ready, not with
 //! those that are watched.
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 mod linux;
+#[cfg(callgate_sim)]
+mod sim;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::{Pollable, Poller, Waker};
+#[cfg(callgate_sim)]
+pub use sim::{Pollable, Poller, Waker};
 
 /// The most events that one [`Poller::wait`] gives; the others come with the next.
 pub const EVENTS_MAX: usize = 256;
@@ -22,5 +26,5 @@ pub struct Event {
     pub closed: bool,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(callgate_sim)))]
 mod tests;

@@ -1,14 +1,23 @@
 //! This process and its peers: who they are, whether they live, what the machine gives us.
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 mod linux;
+#[cfg(callgate_sim)]
+mod sim;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub(crate) use linux::TrackedFd;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::{
     PidFd, barrier_all_threads, cpus_usable, current_cpu, fresh_number, generation, gid,
     is_current, is_realtime, overflow_uid, pause, pid, raise_nofile, uid, yield_now,
+};
+#[cfg(callgate_sim)]
+pub(crate) use sim::pid_of;
+#[cfg(callgate_sim)]
+pub use sim::{
+    PidFd, ProcessLocal, barrier_all_threads, cpus_usable, current_cpu, fresh_number, generation,
+    gid, is_current, is_realtime, overflow_uid, pause, pid, raise_nofile, uid, yield_now,
 };
 
 /// Who a process is, as the kernel says. It is never taken from a message.
@@ -27,10 +36,22 @@ pub struct Identity {
 ///
 /// That is what a static is on a real system. Where several processes are simulated in one, each of
 /// them gets a value of its own, made when it first looks.
+#[cfg(not(callgate_sim))]
 #[macro_export]
 macro_rules! process_local {
     ($(#[$meta:meta])* static $name:ident: $type:ty = $value:expr;) => {
         $(#[$meta])*
         static $name: $type = $value;
+    };
+}
+
+/// Declares a static that each simulated process has for itself.
+#[cfg(callgate_sim)]
+#[macro_export]
+macro_rules! process_local {
+    ($(#[$meta:meta])* static $name:ident: $type:ty = $value:expr;) => {
+        $(#[$meta])*
+        static $name: $crate::process::ProcessLocal<$type> =
+            $crate::process::ProcessLocal::new(|| $value);
     };
 }

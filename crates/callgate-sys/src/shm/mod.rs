@@ -8,13 +8,20 @@
 //! All of them hand out raw pointers only. Memory that a peer can write must never be behind a Rust
 //! reference; read it with [`copy_from_shared`] or as atomics.
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 mod linux;
+#[cfg(callgate_sim)]
+mod sim;
 
 use std::io;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::{
+    Control, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, copy_from_shared,
+    page_size,
+};
+#[cfg(callgate_sim)]
+pub use sim::{
     Control, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, copy_from_shared,
     page_size,
 };

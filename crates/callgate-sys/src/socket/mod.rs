@@ -4,13 +4,17 @@
 //! No call but [`Socket::wait_readable`] blocks, whatever the peer does. The one who sits at the
 //! other end is known from the kernel, not from what it says.
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 mod linux;
+#[cfg(callgate_sim)]
+mod sim;
 
 use std::io;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::Socket;
+#[cfg(callgate_sim)]
+pub use sim::Socket;
 
 use crate::shm::MemFd;
 
@@ -69,5 +73,5 @@ pub enum Ring {
     Gone,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(callgate_sim)))]
 mod tests;

@@ -76,7 +76,8 @@ fn reach(socket: &TrackedFd, address: &SocketAddrUnix, deadline_ns: u64) -> Resu
         // Zero would mean no limit at all. The kernel's own clock ticks are coarser than this, and
         // it can't take u64::MAX.
         let left_ns = deadline_ns.saturating_sub(clock::now_ns()).clamp(1_000, u64::MAX / 1_000);
-        set_socket_timeout(socket, Timeout::Send, Some(Duration::from_nanos(left_ns)))?;
+        let limit = Some(Duration::from_nanos(left_ns));
+        at!("sys.endpoint.send_timeout", set_socket_timeout(socket, Timeout::Send, limit))?;
         match at!("sys.endpoint.connect", connect_to(socket, address)) {
             Err(Errno::INTR) => continue,
             result => return result,

@@ -204,8 +204,11 @@ impl Site<'_> {
     fn permit(&self, mode: u32, group: Option<u32>) -> Result<Stat, BindError> {
         let os = |call| move |error| failed(call, self.path, error);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            openat(&self.folder.fd, self.temporary, flags, Mode::empty()).map_err(os("open"))?;
+        let file = at!(
+            "sys.endpoint.open_temporary",
+            openat(&self.folder.fd, self.temporary, flags, Mode::empty())
+        )
+        .map_err(os("open"))?;
         let stat = fstat(&file).map_err(os("fstat"))?;
         if !is_socket(&stat) {
             return Err(BindError::NotASocket { path: self.folder.path.join(self.temporary) });

@@ -46,7 +46,7 @@ impl PidFd {
     }
 
     pub(super) fn by_id(socket: &Socket) -> io::Result<PidFd> {
-        let pid = socket_peercred(socket.as_fd())?.pid;
+        let pid = at!("sys.process.peer_pid", socket_peercred(socket.as_fd()))?.pid;
         let fd = TrackedFd::open(|| {
             at!("sys.process.pidfd_open", pidfd_open(pid, PidfdFlags::empty()))
         })?;

@@ -17,6 +17,8 @@ use std::sync::atomic::{
     AtomicPtr, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
 };
 
+use callgate_points::at;
+
 use super::generation::{generation, wipe};
 
 /// An owned descriptor, closed on exec and taken away from forked children.
@@ -88,7 +90,7 @@ impl Drop for TrackedFd {
         TABLE.clear(self.fd);
         // SAFETY: this was the only owner; see `as_fd` for a child. The bit went first: from here
         // the number may return.
-        unsafe { libc::close(self.fd) };
+        at!("sys.process.close", unsafe { libc::close(self.fd) });
     }
 }
 

@@ -1,0 +1,187 @@
+//! Locks that the scheduler of the world knows.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::LockResult;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::sim::{here, wait_address};
+
+/// A lock as `std`'s, but never poisoned.
+#[derive(Default)]
+pub struct Mutex<T> {
+    held: AtomicBool,
+    waiters: AtomicU32,
+    data: UnsafeCell<T>,
+}
+
+// SAFETY: as for std's: the lock gives its content to one thread at a time.
+unsafe impl<T: Send> Send for Mutex<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Mutex<T> {}
+
+/// The right to use what a [`Mutex`] holds.
+pub struct MutexGuard<'a, T> {
+    mutex: &'a Mutex<T>,
+    /// As std's: it stays on its thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl<T> Mutex<T> {
+    /// Makes a free one.
+    pub const fn new(value: T) -> Mutex<T> {
+        Mutex {
+            held: AtomicBool::new(false),
+            waiters: AtomicU32::new(0),
+            data: UnsafeCell::new(value),
+        }
+    }
+
+    /// Waits until it is free, and takes it.
+    ///
+    /// # Errors
+    ///
+    /// None: it is never poisoned.
+    pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+        if let Some(here) = here() {
+            here.point("sync.lock", 20);
+        }
+        self.take();
+        Ok(MutexGuard { mutex: self, _thread: PhantomData })
+    }
+
+    fn take(&self) {
+        // Between a look and the sleep there is no scheduling point, so no wake is lost.
+        while self.held.swap(true, Relaxed) {
+            self.waiters.fetch_add(1, Relaxed);
+            wait_address(self.address(), None);
+            self.waiters.fetch_sub(1, Relaxed);
+        }
+    }
+
+    fn address(&self) -> usize {
+        (&raw const self.held).addr()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mutex").finish_non_exhaustive()
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the guard is the only one while it lives.
+        unsafe { &*self.mutex.data.get() }
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above, and `&mut self` makes it exclusive.
+        unsafe { &mut *self.mutex.data.get() }
+    }
+}
+
+impl<T> Drop for MutexGuard<'_, T> {
+    fn drop(&mut self) {
+        self.mutex.held.store(false, Relaxed);
+        if self.mutex.waiters.load(Relaxed) > 0 {
+            wake(self.mutex.address(), 1);
+        }
+    }
+}
+
+fn wake(address: usize, count: u32) {
+    if let Some(here) = here() {
+        here.world.lock().wake_address(address, count);
+    }
+}
+
+/// A condition variable as `std`'s.
+#[derive(Debug, Default)]
+pub struct Condvar(AtomicU32);
+
+/// Whether a wait ended by its time limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitTimeoutResult(bool);
+
+impl WaitTimeoutResult {
+    /// True if the time was over.
+    pub fn timed_out(&self) -> bool {
+        self.0
+    }
+}
+
+impl Condvar {
+    /// Makes one that nobody waits for.
+    pub const fn new() -> Condvar {
+        Condvar(AtomicU32::new(0))
+    }
+
+    fn address(&self) -> usize {
+        (&raw const self.0).addr()
+    }
+
+    fn sleep<T>(&self, guard: &MutexGuard<'_, T>, deadline_ns: Option<u64>) -> bool {
+        let here = crate::sim::world::inside();
+        here.point("sync.wait", 50);
+        let signal = here.world.lock().rng.one_in(100);
+        let mutex = guard.mutex;
+        mutex.held.store(false, Relaxed);
+        if mutex.waiters.load(Relaxed) > 0 {
+            wake(mutex.address(), 1);
+        }
+        let woken = signal || wait_address(self.address(), deadline_ns);
+        mutex.take();
+        woken
+    }
+
+    /// Lets go of the lock, waits for a notification, and takes the lock again.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+        self.sleep(&guard, None);
+        Ok(guard)
+    }
+
+    /// As [`Condvar::wait`], but for no longer than `limit`.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        limit: Duration,
+    ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
+        let woken = self.sleep(&guard, Some(crate::clock::deadline_ns(limit)));
+        Ok((guard, WaitTimeoutResult(!woken)))
+    }
+
+    /// Wakes one who waits.
+    pub fn notify_one(&self) {
+        self.notify(1);
+    }
+
+    /// Wakes all who wait.
+    pub fn notify_all(&self) {
+        self.notify(u32::MAX);
+    }
+
+    fn notify(&self, count: u32) {
+        if let Some(here) = here() {
+            here.operation("sync.notify", 100, |state| {
+                state.wake_address(self.address(), count);
+            });
+        }
+    }
+}
