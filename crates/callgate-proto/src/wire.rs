@@ -117,12 +117,14 @@ pub enum Reason {
     Stopping = 7,
     /// The server lacks memory or descriptors.
     Exhausted = 8,
+    /// The handshake was not finished in time, or gave way to others.
+    TooSlow = 9,
 }
 
 impl Reason {
     fn from_code(code: u64) -> Option<Self> {
         use Reason::*;
-        [Version, Denied, Clients, ClientsOfUser, InFlight, Malformed, Stopping, Exhausted]
+        [Version, Denied, Clients, ClientsOfUser, InFlight, Malformed, Stopping, Exhausted, TooSlow]
             .into_iter()
             .find(|reason| *reason as u64 == code)
     }

@@ -3,6 +3,7 @@
 //! This file owns the step from raw mapped bytes to typed references, and the receiver's table of regions. It does not
 //! know who sends what, or why.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use callgate_proto::Violation;
 use callgate_proto::arena::REGIONS_MAX;
 use callgate_proto::body::Place;
 use callgate_proto::layout::{CELLS_OFFSET, Cell, Header, control_bytes};
-use callgate_sys::shm::{Control, MemFd, PayloadReader, PayloadWriter, page_size};
+use callgate_sys::shm::{Control, MemFd, PayloadReader, PayloadWriter, Rejected, page_size};
 
 /// A control region with its number of cells, fixed at the handshake.
 pub(crate) struct ControlView {
@@ -63,6 +64,21 @@ pub(crate) struct SharedBytes {
 /// A region of the peer's, and a checked range in it.
 pub(crate) type Piece<'a> = (&'a Arc<PayloadReader>, Range<usize>);
 
+/// Why what a peer sent cannot be used.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    /// The peer broke the protocol.
+    Violation(Violation),
+    /// This machine lacks memory or the like; the peer has no part in it.
+    System(io::Error),
+}
+
+impl From<Violation> for Unusable {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
+}
+
 /// The regions that the peer announced, as their receiver keeps them.
 pub(crate) struct Incoming {
     regions: Vec<(u32, Arc<PayloadReader>)>,
@@ -76,22 +92,26 @@ impl Incoming {
     }
 
     /// Checks and maps a region that the peer announced.
-    pub(crate) fn add(&mut self, id: u32, size: u64, fd: Option<MemFd>) -> Result<(), Violation> {
+    pub(crate) fn add(&mut self, id: u32, size: u64, fd: Option<MemFd>) -> Result<(), Unusable> {
         let fd = fd.ok_or(Violation::new("region.descriptors", 0, 1))?;
         if self.regions.len() >= REGIONS_MAX {
-            return Err(Violation::new("region.count", REGIONS_MAX as u64 + 1, REGIONS_MAX as u64));
+            let most = REGIONS_MAX as u64;
+            return Err(Violation::new("region.count", most + 1, most).into());
         }
         if self.regions.iter().any(|(known, _)| *known == id) {
-            return Err(Violation::new("region.id", id.into(), id.wrapping_add(1).into()));
+            return Err(Violation::new("region.id", id.into(), id.wrapping_add(1).into()).into());
         }
         let room = self.quota - self.bytes;
         if size == 0 || size > room {
-            return Err(Violation::new("region.size", size, room));
+            return Err(Violation::new("region.size", size, room).into());
         }
         let len = usize::try_from(size).map_err(|_| Violation::new("region.size", size, room))?;
         let region = PayloadReader::accept(fd, len).map_err(|rejected| {
             tracing::warn!(%rejected, id, size, "a payload region was rejected");
-            Violation::new("region.memory", size, size)
+            match rejected {
+                Rejected::Os { source, .. } => Unusable::System(source),
+                _ => Violation::new("region.memory", size, size).into(),
+            }
         })?;
         self.bytes += size;
         self.regions.push((id, Arc::new(region)));

@@ -25,7 +25,7 @@ use callgate_sys::{clock, process as sys_process};
 
 use crate::error::{CallError, Side, Started};
 use crate::options::{ClientOptions, WhenFull};
-use crate::region::{ControlView, Incoming, SharedBytes};
+use crate::region::{ControlView, Incoming, SharedBytes, Unusable};
 use crate::wait::end_and_wake;
 
 /// How long a caller that waits for room sleeps at most before it looks for late replies, which nobody announces.
@@ -47,6 +47,8 @@ pub(crate) struct Connection {
     pub(super) path: PathBuf,
     pub(super) options: ClientOptions,
     me: Weak<Connection>,
+    /// The client that keeps it for its next calls.
+    owner: Weak<super::Inner>,
     /// Under which the watcher knows it.
     watch_token: OnceLock<u64>,
     generation: u32,
@@ -61,6 +63,8 @@ pub(crate) struct Connection {
 enum End {
     Closed,
     Violation(Violation),
+    /// This process could not map the server's memory.
+    System,
 }
 
 /// The sending side's private state.
@@ -95,6 +99,7 @@ impl Connection {
     #[expect(clippy::too_many_arguments, reason = "the parts that `handshake` put together")]
     pub(super) fn new(
         me: Weak<Connection>,
+        owner: Weak<super::Inner>,
         control: ControlView,
         socket: Socket,
         server_process: PidFd,
@@ -128,6 +133,7 @@ impl Connection {
             pace: CallerPace::default(),
             path,
             me,
+            owner,
             watch_token: OnceLock::new(),
             generation: process::generation(),
             end: OnceLock::new(),
@@ -301,9 +307,9 @@ impl Connection {
     }
 
     /// Finds the bytes of a far reply, taking new regions from the socket where need be.
-    pub(super) fn find(&self, place: Place) -> Result<SharedBytes, Violation> {
+    pub(super) fn find(&self, place: Place) -> Result<SharedBytes, Unusable> {
         if place.len > self.welcome.reply_max {
-            return Err(Violation::new("place.len", place.len, self.welcome.reply_max));
+            return Err(Violation::new("place.len", place.len, self.welcome.reply_max).into());
         }
         let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
         if incoming.find(place)?.is_none() {
@@ -311,7 +317,7 @@ impl Connection {
         }
         match incoming.find(place)? {
             Some((region, range)) => Ok(SharedBytes { region: region.clone(), range }),
-            None => Err(Violation::new("place.region", place.region.into(), 0)),
+            None => Err(Violation::new("place.region", place.region.into(), 0).into()),
         }
     }
 
@@ -319,28 +325,28 @@ impl Connection {
     pub(super) fn receive(&self) {
         let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so that nobody misses what was rejected here before the connection's end says why.
-        if let Err(violation) = self.receive_into(&mut incoming) {
-            self.violated(violation);
+        if let Err(unusable) = self.receive_into(&mut incoming) {
+            self.cannot_go_on(unusable);
         }
     }
 
-    fn receive_into(&self, incoming: &mut Incoming) -> Result<(), Violation> {
+    fn receive_into(&self, incoming: &mut Incoming) -> Result<(), Unusable> {
         let mut buffer = [0; callgate_proto::wire::MESSAGE_MAX];
         // However much a server sends, nobody is kept here for long; the poller tells of what is left.
         for _ in 0..MESSAGES_MAX {
             match self.socket.recv(&mut buffer) {
                 Ok(received) => {
                     if received.truncated || received.extra_fds > 0 {
-                        return Err(Violation::new("message.size", received.len as u64, 16));
+                        return Err(Violation::new("message.size", received.len as u64, 16).into());
                     }
                     match Message::decode(&buffer[..received.len])? {
                         Message::Region { id, size } => incoming.add(id, size, received.fd)?,
                         _ if received.fd.is_some() => {
-                            return Err(Violation::new("message.descriptors", 1, 0));
+                            return Err(Violation::new("message.descriptors", 1, 0).into());
                         }
                         Message::Retire { id } => drop(incoming.retire(id)?),
                         Message::Bell => {
-                            return Err(Violation::new("message.kind", 0, b'X'.into()));
+                            return Err(Violation::new("message.kind", 0, b'X'.into()).into());
                         }
                     }
                 }
@@ -354,6 +360,17 @@ impl Connection {
         Ok(())
     }
 
+    /// What the server sent cannot be used.
+    pub(super) fn cannot_go_on(&self, unusable: Unusable) {
+        match unusable {
+            Unusable::Violation(violation) => self.violated(violation),
+            Unusable::System(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "the server's memory cannot be mapped");
+                self.end(End::System);
+            }
+        }
+    }
+
     /// The server broke the protocol.
     pub(super) fn violated(&self, violation: Violation) {
         tracing::warn!(path = %self.path.display(), %violation, "the server broke the protocol");
@@ -363,6 +380,13 @@ impl Connection {
     /// The kernel says that the server is gone.
     pub(super) fn closed(&self) {
         self.end(End::Closed);
+    }
+
+    /// It has ended: the client need not keep it, nor its memory, until the next call.
+    pub(super) fn leave_owner(&self) {
+        if let Some(owner) = self.owner.upgrade() {
+            owner.let_go(self);
+        }
     }
 
     fn end(&self, end: End) {

@@ -12,31 +12,35 @@ use callgate_sys::process::{self, PidFd};
 use callgate_sys::shm::{Control, MemFd};
 use callgate_sys::socket::{RecvError, SendError, Socket};
 
+use super::Inner;
 use super::connection::{Connection, Shared};
 use crate::endpoint::Endpoint;
 use crate::error::{CallError, Side};
-use crate::options::{ClientOptions, ServerIdentity};
+use crate::options::ServerIdentity;
 use crate::region::{ControlView, control_size};
 
+/// `ESRCH`: the server died after it was reached.
+const NO_SUCH_PROCESS: i32 = 3;
+
 /// Connects once. Blocks until the server has answered, `deadline_ns` has passed, or the server is gone.
-pub(super) fn connect(
-    endpoint: &Endpoint,
-    options: &ClientOptions,
-    deadline_ns: Option<u64>,
-) -> Result<Shared, CallError> {
+pub(super) fn connect(owner: &Arc<Inner>, deadline_ns: Option<u64>) -> Result<Shared, CallError> {
+    let options = &owner.options;
     let cells = options.in_flight.saturating_add(1);
     if !(CELLS_MIN..=CELLS_MAX).contains(&cells) {
         let given = options.in_flight.into();
         return Err(CallError::Option { option: "in_flight", given, allowed: "1 to 1023" });
     }
-    let path = endpoint.socket_path()?;
+    let path = owner.endpoint.socket_path()?;
     let socket = reach(&path, options.server, deadline_ns)?;
     let os = |what: &str| {
         let what = what.to_owned();
         move |source| CallError::Os { what, source }
     };
     let server = socket.peer().map_err(os("cannot tell who serves"))?;
-    let server_process = PidFd::peer_of(&socket).map_err(|_| not_running(&path))?;
+    let server_process = PidFd::peer_of(&socket).map_err(|source| match source.raw_os_error() {
+        Some(NO_SUCH_PROCESS) => not_running(&path),
+        _ => os("cannot watch the server's process")(source),
+    })?;
     let size = control_size(cells);
     let (control, fd) = Control::create(size).map_err(os("cannot make shared memory"))?;
     let ask = Ask::Connect { cells, control: size as u64, quota: options.bytes };
@@ -49,9 +53,9 @@ pub(super) fn connect(
     let control = ControlView::new(control, cells);
     tracing::info!(path = %path.display(), pid = server.pid, "connected to server");
     let connection = Arc::new_cyclic(|me| {
-        let me = me.clone();
+        let (me, owner) = (me.clone(), Arc::downgrade(owner));
         let options = options.clone();
-        Connection::new(me, control, socket, server_process, server, welcome, path, options)
+        Connection::new(me, owner, control, socket, server_process, server, welcome, path, options)
     });
     super::watch::watch(&connection).map_err(os("cannot watch the connection"))?;
     Ok(connection)
@@ -197,6 +201,9 @@ fn refused(reason: Option<Reason>, limit: u64, theirs: Versions, path: PathBuf) 
             let ours = (Versions::OURS.low, Versions::OURS.high);
             return CallError::Version { ours, theirs: (theirs.low, theirs.high) };
         }
+        // Its name is free in a moment, or taken by the next server already.
+        Some(Reason::Stopping) => return CallError::NotRunning { path },
+        Some(Reason::TooSlow) => "the handshake took too long".into(),
         Some(Reason::Denied) => "this user may not use it".into(),
         Some(Reason::Clients) => format!("it has {limit} clients already, which is its limit"),
         Some(Reason::ClientsOfUser) => {
@@ -204,7 +211,6 @@ fn refused(reason: Option<Reason>, limit: u64, theirs: Versions, path: PathBuf) 
         }
         Some(Reason::InFlight) => format!("it allows at most {limit} calls in flight"),
         Some(Reason::Malformed) => "it does not understand this client's handshake".into(),
-        Some(Reason::Stopping) => "it is stopping".into(),
         Some(Reason::Exhausted) => "it lacks memory or file descriptors".into(),
         None => "for a reason that this version does not know".into(),
     };

@@ -61,6 +61,17 @@ struct Inner {
     current: Mutex<Option<Shared>>,
 }
 
+impl Inner {
+    /// Forgets a connection that has ended, so that its memory goes as soon as no call needs it.
+    fn let_go(&self, ended: &connection::Connection) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = current.as_ref().is_some_and(|kept| std::ptr::eq(&**kept, ended));
+        let old = if same { current.take() } else { None };
+        drop(current);
+        drop(old);
+    }
+}
+
 /// When a call must have ended.
 #[derive(Clone, Copy)]
 pub(crate) struct Limit {
@@ -258,7 +269,7 @@ impl Client {
             {
                 return Ok(connection.clone());
             }
-            match handshake::connect(&self.inner.endpoint, options, limit.deadline_ns) {
+            match handshake::connect(&self.inner, limit.deadline_ns) {
                 Err(CallError::NotRunning { .. }) if clock::now_ns() < until_ns => {
                     thread::sleep(nap);
                     nap = (nap * 2).min(NAP_MAX);

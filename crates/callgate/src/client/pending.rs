@@ -123,8 +123,8 @@ fn receive(
                 bytes,
                 _hold: Hold { connection: connection.clone(), sent, slept },
             },
-            Err(violation) => {
-                connection.violated(violation);
+            Err(unusable) => {
+                connection.cannot_go_on(unusable);
                 return Err(connection.end_error(sent.ticket));
             }
         },

@@ -144,6 +144,7 @@ impl Watcher {
             let _ = self.poller.remove(&connection.socket);
             let _ = self.poller.remove(&connection.server_process);
             lock(&self.watched).remove(&key);
+            connection.leave_owner();
         }
     }
 

@@ -13,13 +13,13 @@ use callgate_sys::collections::HashMap;
 use callgate_sys::endpoint::Listener;
 use callgate_sys::poller::{Poller, Waker};
 use callgate_sys::process::{self, Identity};
-use callgate_sys::shm::{Control, MemFd};
+use callgate_sys::shm::{Control, MemFd, Rejected};
 use callgate_sys::socket::{RecvError, Socket};
 use callgate_sys::{clock, thread};
 
 use super::connection::Connection;
 use super::ledger::Full;
-use super::shared::{Phase, Shared, lock};
+use super::shared::{Desk, Phase, Shared, lock};
 use super::worker::Admitted;
 use crate::options::Access;
 use crate::region::{ControlView, control_size};
@@ -79,6 +79,7 @@ impl Admission {
         let mut events = Vec::new();
         while self.shared.phase() == Phase::Serving {
             self.end_overdue();
+            self.spare = self.spare.take().or_else(|| Waker::new().ok());
             events.clear();
             // One piece between two looks, so that nobody waits long to be let in.
             let more = self.shared.unmap_one();
@@ -128,7 +129,6 @@ impl Admission {
         } else {
             thread::sleep(Duration::from_millis(10));
         }
-        self.spare = Waker::new().ok();
     }
 
     fn begin(&mut self, socket: Socket) {
@@ -189,6 +189,8 @@ impl Admission {
                 return;
             }
             self.due.pop_front();
+            // If this thread was late itself, the client's hello may be there.
+            self.greet(token);
             self.drop_half_open(token, "its handshake took too long");
         }
     }
@@ -283,6 +285,12 @@ impl Admission {
         }
         let control = match Control::accept(fd, size) {
             Ok(control) => ControlView::new(control, wanted.cells),
+            Err(Rejected::Os { call, source }) => {
+                self.shared.ledger.leave(caller.uid);
+                self.count_refusal();
+                tracing::warn!(call, error = %source, "a control region cannot be mapped");
+                return refuse(&socket, Refusal(Reason::Exhausted, 0));
+            }
             Err(rejected) => {
                 self.shared.ledger.leave(caller.uid);
                 tracing::warn!(%rejected, "a control region was rejected");
@@ -312,31 +320,13 @@ impl Admission {
         let connection =
             Arc::new(Connection::new(id, control, socket, caller, quota, shared, worker));
         self.shared.register(&connection);
-        let left = match &mut *lock(&desk.inbox) {
-            Some(inbox) => {
-                inbox.push(Admitted { connection: connection.clone(), intake });
-                true
-            }
-            None => false,
-        };
-        if !left {
-            refuse(&connection.socket, Refusal(Reason::Stopping, 0));
+        let admitted = Admitted { connection: connection.clone(), intake };
+        if let Err(reason) = leave_with(desk, admitted) {
+            refuse(&connection.socket, Refusal(reason, 0));
             self.shared.unregister(&connection);
             return;
         }
         // From here on the worker ends the connection: its poller tells it when the client is gone.
-        if let Err(error) = desk.poller.add(&connection.socket, id, false) {
-            tracing::warn!(%error, "cannot poll a client");
-            refuse(&connection.socket, Refusal(Reason::Exhausted, 0));
-            connection.socket.shutdown();
-            if let Some(inbox) = &mut *lock(&desk.inbox)
-                && let Some(at) = inbox.iter().position(|admitted| admitted.connection.id == id)
-            {
-                inbox.remove(at);
-                self.shared.unregister(&connection);
-            }
-            return;
-        }
         // It is registered: either we see here that the server stops, or who stops it sees the connection.
         if self.shared.phase() != Phase::Serving {
             refuse(&connection.socket, Refusal(Reason::Stopping, 0));
@@ -368,6 +358,20 @@ struct Wanted {
     control: u64,
     quota: u64,
     fd: Option<MemFd>,
+}
+
+/// Puts a connection into a worker's poller and inbox, or into neither. The inbox is locked over both, so that a worker
+/// that hears of the connection finds it.
+fn leave_with(desk: &Desk, admitted: Admitted) -> Result<(), Reason> {
+    let mut inbox = lock(&desk.inbox);
+    let Some(inbox) = &mut *inbox else { return Err(Reason::Stopping) };
+    let connection = &admitted.connection;
+    if let Err(error) = desk.poller.add(&connection.socket, connection.id, false) {
+        tracing::warn!(%error, "cannot poll a client");
+        return Err(Reason::Exhausted);
+    }
+    inbox.push(admitted);
+    Ok(())
 }
 
 fn refuse(socket: &Socket, Refusal(reason, limit): Refusal) {

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 use std::sync::{Arc, PoisonError};
 
-use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN};
+use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN, REGIONS_MAX};
 use callgate_proto::body::{Body, ReplyHead};
 use callgate_proto::cell::Turn;
 use callgate_proto::chain::Deferred;
@@ -21,8 +21,11 @@ use super::shared::Shared;
 use crate::error::ReplyError;
 use crate::region::ControlView;
 
-/// Messages with descriptors that a client may leave unread. The kernel counts them against the server's user.
-const UNREAD_MAX: u32 = 4;
+/// Messages with descriptors that a client may leave unread: as many as a burst of growing replies can need before a
+/// client that is merely slow to be scheduled has read one.
+const UNREAD_MAX: u32 = REGIONS_MAX as u32;
+/// The same while all clients together leave many unread. The kernel counts them against the server's user.
+const UNREAD_MAX_TIGHT: u32 = 2;
 
 /// A client's connection.
 pub(crate) struct Connection {
@@ -248,6 +251,7 @@ impl Connection {
             return Err(error.to_string());
         }
         out.unread += 1;
+        self.shared.unread.fetch_add(1, Ordering::Relaxed);
         out.outgoing.add(size, region);
         Ok(())
     }
@@ -255,14 +259,20 @@ impl Connection {
     /// Whether the client reads its socket, so that another descriptor can be sent.
     fn may_announce(&self, out: &mut Out) -> Result<(), String> {
         self.flush_retires(out);
-        if out.unread >= UNREAD_MAX && self.socket.unread().map_err(|error| error.to_string())? == 0
-        {
-            out.unread = 0;
+        let tight = self.shared.unread.load(Ordering::Relaxed) >= self.shared.unread_max;
+        let limit = if tight { UNREAD_MAX_TIGHT } else { UNREAD_MAX };
+        if out.unread >= limit && self.socket.unread().map_err(|error| error.to_string())? == 0 {
+            self.forget_unread(out);
         }
-        if out.unread >= UNREAD_MAX || !out.unsent_retires.is_empty() {
+        if out.unread >= limit || !out.unsent_retires.is_empty() {
             return Err("the client does not read its socket".into());
         }
         Ok(())
+    }
+
+    /// The client has read all descriptors, or its socket is gone and they with it.
+    fn forget_unread(&self, out: &mut Out) {
+        self.shared.unread.fetch_sub(std::mem::take(&mut out.unread), Ordering::Relaxed);
     }
 
     /// The bytes of a block.
@@ -342,5 +352,12 @@ impl Connection {
     /// Tells the worker that a deferred call has ended, if it waits for that.
     pub(super) fn deferred_ended(&self) {
         self.shared.deferred_ended(self.worker);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let unread = std::mem::take(&mut self.out().unread);
+        self.shared.unread.fetch_sub(unread, Ordering::Relaxed);
     }
 }

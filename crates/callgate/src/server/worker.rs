@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use callgate_proto::Violation;
 use callgate_proto::pace::{Policy, WorkerPace, YieldBan};
 use callgate_sys::collections::HashMap;
 use callgate_sys::poller::Event;
@@ -22,7 +21,7 @@ use link::{Link, handle, read_messages};
 
 use super::Handler;
 use super::shared::{Desk, Phase, Shared, lock};
-use crate::region::Incoming;
+use crate::region::{Incoming, Unusable};
 use crate::wait::{cpus, pause_between_looks};
 
 /// Token of the worker's own waker; connections count from 0.
@@ -137,8 +136,8 @@ impl<H: Handler> Worker<H> {
                     continue;
                 }
                 Ok(false) => {}
-                Err(violation) => {
-                    self.violated(index, violation);
+                Err(unusable) => {
+                    self.cannot_go_on(index, unusable);
                     continue; // ending it took it from the list
                 }
             }
@@ -149,7 +148,7 @@ impl<H: Handler> Worker<H> {
 
     /// Takes and handles calls of one connection, at most a batch.
     #[inline]
-    fn serve(&mut self, index: usize) -> Result<bool, Violation> {
+    fn serve(&mut self, index: usize) -> Result<bool, Unusable> {
         let active = self.active.len();
         let Some(link) = self.links[index].as_mut() else { return Ok(false) };
         let mut began_ns = 0;
@@ -304,7 +303,7 @@ impl<H: Handler> Worker<H> {
         match open {
             Ok(true) => {}
             Ok(false) => self.end(index, "closed"),
-            Err(violation) => self.violated(index, violation),
+            Err(unusable) => self.cannot_go_on(index, unusable),
         }
     }
 
@@ -340,13 +339,20 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    fn violated(&mut self, index: usize, violation: Violation) {
-        if let Some(link) = &self.links[index] {
-            let caller = link.connection.caller;
-            tracing::warn!(pid = caller.pid, uid = caller.uid, %violation, "a client broke the protocol");
-            self.shared.violations.fetch_add(1, Ordering::Relaxed);
+    fn cannot_go_on(&mut self, index: usize, unusable: Unusable) {
+        let Some(link) = &self.links[index] else { return };
+        let (pid, uid) = (link.connection.caller.pid, link.connection.caller.uid);
+        match unusable {
+            Unusable::Violation(violation) => {
+                tracing::warn!(pid, uid, %violation, "a client broke the protocol");
+                self.shared.violations.fetch_add(1, Ordering::Relaxed);
+                self.end(index, "violation");
+            }
+            Unusable::System(error) => {
+                tracing::warn!(pid, uid, %error, "a client's memory cannot be mapped");
+                self.end(index, "the server lacks memory");
+            }
         }
-        self.end(index, "violation");
     }
 
     fn end(&mut self, index: usize, why: &'static str) {

@@ -11,7 +11,7 @@ use callgate_proto::wire::{MESSAGE_MAX, Message};
 use callgate_sys::socket::RecvError;
 
 use crate::error::codes;
-use crate::region::{Incoming, Piece};
+use crate::region::{Incoming, Piece, Unusable};
 use crate::server::Handler;
 use crate::server::call::Call;
 use crate::server::connection::Connection;
@@ -43,10 +43,10 @@ pub(super) fn handle<H: Handler>(
     taken: Taken,
     handler: &H,
     shared: &Shared,
-) -> Result<(), Violation> {
+) -> Result<(), Unusable> {
     if taken.request.body.len() > shared.limits.request_bytes {
         let (found, allowed) = (taken.request.body.len(), shared.limits.request_bytes);
-        return Err(Violation::new("place.len", found, allowed));
+        return Err(Violation::new("place.len", found, allowed).into());
     }
     if let Body::Far(place) = taken.request.body
         && link.incoming.find(place)?.is_none()
@@ -80,7 +80,7 @@ fn found<T>(region: Option<T>, place: Place) -> Result<T, Violation> {
 }
 
 /// Reads all that an honest client may have sent before the call at hand.
-fn read_regions(link: &mut Link) -> Result<(), Violation> {
+fn read_regions(link: &mut Link) -> Result<(), Unusable> {
     for _ in 0..4 * REGIONS_MAX {
         match read_message(link)? {
             Read::Message | Read::Region => {}
@@ -91,7 +91,7 @@ fn read_regions(link: &mut Link) -> Result<(), Violation> {
 }
 
 /// Reads what the client sent over the socket; false when it has closed the connection.
-pub(super) fn read_messages(link: &mut Link) -> Result<bool, Violation> {
+pub(super) fn read_messages(link: &mut Link) -> Result<bool, Unusable> {
     for _ in 0..MESSAGES_PER_EVENT {
         match read_message(link)? {
             Read::Message => {}
@@ -111,7 +111,7 @@ enum Read {
     Closed,
 }
 
-fn read_message(link: &mut Link) -> Result<Read, Violation> {
+fn read_message(link: &mut Link) -> Result<Read, Unusable> {
     let mut buffer = [0; MESSAGE_MAX];
     let received = match link.connection.socket.recv(&mut buffer) {
         Ok(received) => received,
@@ -119,14 +119,16 @@ fn read_message(link: &mut Link) -> Result<Read, Violation> {
         Err(RecvError::Closed | RecvError::Os(_)) => return Ok(Read::Closed),
     };
     if received.truncated || received.extra_fds > 0 {
-        return Err(Violation::new("message.size", received.len as u64, 16));
+        return Err(Violation::new("message.size", received.len as u64, 16).into());
     }
     match Message::decode(&buffer[..received.len])? {
         Message::Region { id, size } => {
             link.incoming.add(id, size, received.fd)?;
             return Ok(Read::Region);
         }
-        _ if received.fd.is_some() => return Err(Violation::new("message.descriptors", 1, 0)),
+        _ if received.fd.is_some() => {
+            return Err(Violation::new("message.descriptors", 1, 0).into());
+        }
         Message::Bell => {}
         Message::Retire { id } => {
             let region = link.incoming.retire(id)?;
