@@ -19,7 +19,10 @@ pub struct CallArgs {
     /// Method number of the call
     #[arg(long, value_name = "N", default_value_t = 0)]
     method: u32,
-    /// Give the call that long, like 250ms or 2s [default: no limit]
+    /// Give the call that long, like 250ms or 2s, of which --wait is a part [default: no limit]
+    ///
+    /// The time spent on waiting for the server and connecting counts, so that a shorter --timeout
+    /// ends a longer --wait. The time in which the request is read does not.
     #[arg(long, value_name = "TIME", value_parser = crate::duration::parse)]
     timeout: Option<Duration>,
     /// The request, instead of standard input
@@ -38,14 +41,16 @@ const REQUEST_BYTES_MAX: u64 = 4 << 30;
 /// # Errors
 /// When there was no reply, or one with a nonzero status.
 pub fn run(args: &CallArgs) -> Result<(), Failure> {
-    let client = args.server.connect()?;
+    let began = Instant::now();
+    let client = args.server.connect(args.timeout)?;
+    let left = args.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
     let request = match &args.data {
         Some(text) => text.clone().into_bytes(),
         None => read_request()?,
     };
     let mut options = CallOptions::new().method(args.method);
-    if let Some(deadline) = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
-        options = options.deadline(deadline);
+    if let Some(left) = left {
+        options = options.timeout(left);
     }
     let reply = client.call_with(options, &request)?;
     write_reply(&reply)?;

@@ -38,13 +38,14 @@ fn server_identity(text: &str) -> Result<ServerUid, String> {
 }
 
 impl ConnectArgs {
-    /// Connects, waiting for the server as long as asked.
+    /// Connects, waiting for the server as long as asked, but never longer than `limit`.
     ///
     /// # Errors
     /// When it can't be reached.
-    pub fn connect(&self) -> Result<Client, Failure> {
+    pub fn connect(&self, limit: Option<Duration>) -> Result<Client, Failure> {
         let mut options = ClientOptions::default();
         options.connect_timeout = self.wait;
+        options.timeout = limit;
         if let Some(uid) = self.server_uid {
             options.server = match uid {
                 ServerUid::Any => ServerIdentity::Anyone,

@@ -13,11 +13,10 @@ impl From<CallError> for Failure {
             CallError::NotRunning { .. } => {
                 "\nStart a server under this name (callgate serve), or wait for one with --wait."
             }
-            CallError::DeadlineExceeded { .. } => {
-                "\nThe request may still be running. A longer --timeout gives it more time."
-            }
+            CallError::DeadlineExceeded { .. } => "\nA longer --timeout gives it more time.",
             CallError::UntrustedServer { .. } => "\nIf you trust that user, say so: --server-uid.",
             CallError::TooManyInFlight { .. } => "\nTry again when some calls have ended.",
+            CallError::Endpoint(error) => endpoint_hint(error),
             _ => "",
         };
         Failure::new(code, format_args!("{}{hint}", chain(&error)))
@@ -38,7 +37,7 @@ pub fn call_code(error: &CallError) -> Code {
         | CallError::TooManyInFlight { .. }
         | CallError::NoMemory { .. } => Code::Refused,
         CallError::ProtocolViolation { .. } => Code::Violation,
-        CallError::Endpoint(_) => Code::Usage,
+        CallError::Endpoint(error) => endpoint_code(error),
         _ => Code::Internal,
     }
 }
@@ -70,7 +69,10 @@ impl From<ServeError> for Failure {
                 Code::InUse,
                 format_args!("{error}\nStop that server first, or choose another name."),
             ),
-            ServeError::Endpoint(_) => Failure::new(Code::Usage, error),
+            ServeError::Endpoint(endpoint) => {
+                let hint = endpoint_hint(endpoint);
+                Failure::new(endpoint_code(endpoint), format_args!("{error}{hint}"))
+            }
             _ => Failure::internal(chain(&error)),
         }
     }
@@ -78,7 +80,24 @@ impl From<ServeError> for Failure {
 
 impl From<EndpointError> for Failure {
     fn from(error: EndpointError) -> Failure {
-        Failure::new(Code::Usage, error)
+        Failure::new(endpoint_code(&error), format_args!("{error}{}", endpoint_hint(&error)))
+    }
+}
+
+/// A wrong name is the caller's mistake, an unsafe directory is not.
+fn endpoint_code(error: &EndpointError) -> Code {
+    match error {
+        EndpointError::Directory(_) => Code::Internal,
+        _ => Code::Usage,
+    }
+}
+
+fn endpoint_hint(error: &EndpointError) -> &'static str {
+    match error {
+        EndpointError::Directory(_) => {
+            "\nSet XDG_RUNTIME_DIR to a directory of your own that nobody else may use (mode 0700)."
+        }
+        _ => "",
     }
 }
 
@@ -110,5 +129,21 @@ mod tests {
         let failure = Failure::from(error);
         assert_eq!(failure.message, "what was tried: the cause");
         assert_eq!(failure.code, Code::Internal as u8);
+    }
+
+    #[test]
+    fn an_unusable_directory_is_no_wrong_use() {
+        let error = || EndpointError::Directory("not yours".to_owned());
+        for failure in [
+            Failure::from(error()),
+            Failure::from(CallError::Endpoint(error())),
+            Failure::from(ServeError::Endpoint(error())),
+        ] {
+            assert_eq!(failure.code, Code::Internal as u8);
+            assert!(failure.message.contains("not yours"), "{}", failure.message);
+            assert!(failure.message.contains("\nSet XDG_RUNTIME_DIR"), "{}", failure.message);
+        }
+        let wrong = EndpointError::Name { name: "a b".to_owned(), problem: "it has a space" };
+        assert_eq!(Failure::from(wrong).code, Code::Usage as u8);
     }
 }

@@ -41,7 +41,7 @@ pub struct PingArgs {
     /// Method number of the calls
     #[arg(long, value_name = "N", default_value_t = 0)]
     method: u32,
-    /// Give each round trip that long
+    /// Give each round trip that long; --wait comes before the first one
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = crate::duration::parse)]
     timeout: Duration,
 }
@@ -58,7 +58,7 @@ struct Tally {
 /// # Errors
 /// When the server can't be reached at first, or not one round trip succeeded.
 pub fn run(args: &PingArgs) -> Result<(), Failure> {
-    let client = args.server.connect()?;
+    let client = args.server.connect(None)?;
     let tally =
         Arc::new(Mutex::new(Tally { sent: 0, times: sample::histogram(), last_error: None }));
     let (end, ended) = channel();

@@ -96,6 +96,25 @@ fn chaos_ends_right_on_a_single_file() {
 }
 
 #[test]
+fn clients_without_calls_have_no_times() {
+    let home = Home::new();
+    fs::write(home.path("one"), "just this").unwrap();
+    let path = home.path("one");
+    let report = home.run(["demo", "--json", text(&path)]).expect(0).json();
+    let clients = report["clients"].as_array().unwrap();
+    for figures in clients {
+        let called = figures["calls"].as_u64().unwrap() > 0;
+        assert_eq!(figures["p50_ns"].is_u64(), called, "{report}");
+        assert_eq!(figures["max_ns"].is_null(), !called, "{report}");
+    }
+    assert!(clients.iter().any(|figures| figures["max_ns"].is_null()), "{report}");
+    let out = home.run(["demo", text(&path)]).expect(0).out();
+    assert!(!out.contains("0 ns  "), "{out}");
+    let idle = |line: &str| line.starts_with("client") && line.ends_with('-');
+    assert!(out.lines().any(idle), "{out}");
+}
+
+#[test]
 fn nothing_to_do_is_wrong_use() {
     let home = Home::new();
     fs::create_dir(home.path("empty")).unwrap();

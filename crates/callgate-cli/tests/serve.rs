@@ -2,7 +2,11 @@
 
 mod common;
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use common::{Ended, Home, hear};
 
@@ -68,17 +72,18 @@ fn a_deadline_ends_the_call() {
 #[test]
 fn a_server_that_dies_is_noticed() {
     let home = Home::new();
-    let (started, end) = (home.fifo("started"), home.fifo("end"));
-    let script = format!("echo > {}; read x < {}", started.display(), end.display());
+    let started = home.fifo("started");
+    let script = format!("exec 3> {}; echo >&3; exec sleep 1000", started.display());
     let server = home.serve(&["mortal", "--", "sh", "-c", &script]);
     let calling = home.callgate(["call", "mortal"]).spawn().unwrap();
-    hear(&started);
+    let mut heard = BufReader::new(File::open(&started).unwrap());
+    heard.read_line(&mut String::new()).unwrap();
     server.signal("-KILL");
     let ended = Ended(calling.wait_with_output().unwrap()).expect(5);
     assert!(ended.err().contains("may have run"), "{}", ended.err());
     let _ = server.code();
-    // Lets the orphaned command end.
-    std::fs::write(&end, "\n").unwrap();
+    // The command, which holds the other end open, was killed too.
+    assert_eq!(heard.read_to_end(&mut Vec::new()).unwrap(), 0);
 
     let list = home.run(["ls", "--json"]).expect(0).json();
     assert_eq!(list[0]["state"], "stale");
@@ -143,6 +148,41 @@ fn an_explicit_path_works() {
     let socket = socket.to_str().unwrap();
     let _server = home.serve(&[socket, "--", "echo", "path"]);
     assert_eq!(home.run(["call", socket]).expect(0).out(), "path\n");
+}
+
+#[test]
+fn a_call_waits_no_longer_than_its_timeout() {
+    let home = Home::new();
+    let began = Instant::now();
+    home.run(["call", "never", "--data", "x", "--wait", "1h", "--timeout", "100ms"]).expect(4);
+    assert!(began.elapsed() >= Duration::from_millis(100));
+    // Without a timeout, waiting is all that ends.
+    home.run(["call", "never", "--data", "x", "--wait", "10ms"]).expect(3);
+    home.run(["call", "never", "--data", "x", "--wait", "10ms", "--timeout", "1h"]).expect(3);
+}
+
+#[test]
+fn others_are_let_in_when_asked() {
+    let home = Home::new();
+    let gid = rustix::process::getegid().as_raw();
+    let group = format!("group:{gid}");
+    let cases = [("owner", 0o600), (group.as_str(), 0o660), ("everyone", 0o666)];
+    for (number, (access, mode)) in cases.into_iter().enumerate() {
+        let socket = home.path(&format!("socket-{number}"));
+        let path = socket.to_str().unwrap();
+        let _server = home.serve(&[path, "--access", access, "--", "cat"]);
+        let data = std::fs::metadata(&socket).unwrap();
+        assert_eq!(data.mode() & 0o777, mode, "{access}");
+        assert_eq!(data.gid(), gid);
+        assert_eq!(home.run(["call", path, "--data", "x"]).expect(0).out(), "x");
+    }
+    // A name's directory keeps others out.
+    for access in [group.as_str(), "everyone"] {
+        let ended = home.run(["serve", "name", "--access", access, "--", "cat"]).expect(2);
+        assert!(ended.err().contains("path"), "{}", ended.err());
+    }
+    let _server = home.serve(&["name", "--access", "owner", "--", "cat"]);
+    home.run(["serve", "/tmp/x", "--access", "group:nobody", "--", "cat"]).expect(2);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use common::Home;
@@ -40,6 +41,20 @@ fn an_absent_server_is_told_with_its_path() {
     }
     home.run(["ls"]).expect(0);
     assert_eq!(home.run(["ls", "--json"]).expect(0).json(), serde_json::json!([]));
+}
+
+#[test]
+fn an_unsafe_directory_is_told_with_the_way_out() {
+    let home = Home::new();
+    let directory = home.path("callgate");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o777)).unwrap();
+    for args in [&["call", "x", "--data", "x"][..], &["serve", "x", "--", "cat"], &["ls"]] {
+        let ended = home.run(args).expect(70);
+        let err = ended.err();
+        assert!(err.contains("XDG_RUNTIME_DIR"), "{err}");
+        assert_eq!(err.lines().count(), 2, "{err}");
+    }
 }
 
 #[test]

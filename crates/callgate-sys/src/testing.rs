@@ -103,7 +103,7 @@ impl Drop for Child {
 
 /// Waits at most ten seconds for `fd`.
 pub(crate) fn readable_soon(fd: impl std::os::fd::AsFd) -> bool {
-    let end = clock::deadline_ns(Duration::from_secs(10));
+    let end = clock::deadline_ns(Duration::from_secs(60));
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
     poll(&mut fds, Some(&clock::left(end))).unwrap() > 0
 }

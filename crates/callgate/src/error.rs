@@ -150,11 +150,13 @@ pub enum CallError {
         /// The message that came with it.
         message: String,
     },
-    /// The deadline passed. The request may still run; its late reply is discarded.
-    #[error("no reply within {waited:?}; the request may still run")]
+    /// The deadline passed. A request that was sent may still run; its late reply is discarded.
+    #[error("no reply within {waited:?}; the call {}", if *started == Started::NotStarted { "was not sent" } else { "may still run" })]
     DeadlineExceeded {
         /// How long the caller waited in this call, as far as measured.
         waited: Duration,
+        /// Whether the request was sent, and so may run.
+        started: Started,
     },
     /// The server died, stopped or ended the connection before it answered. The next call connects afresh.
     #[error("the server went away; the call {started}")]

@@ -94,6 +94,9 @@ pub struct ClientOptions {
     /// How long to wait for a server to appear, at connecting and at reconnecting. Default zero: an absent server is
     /// reported at once.
     pub connect_timeout: Duration,
+    /// How long a server that was reached may take to answer the handshake, where no time limit of a call is shorter.
+    /// Default 5 s: one that is stopped, or swapped out, is then reported with `DeadlineExceeded`.
+    pub handshake: Duration,
     /// Default time limit of a call. Default: none.
     pub timeout: Option<Duration>,
     /// How callers wait for replies. Default [`WaitPolicy::Balanced`].
@@ -114,6 +117,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::ZERO,
+            handshake: Duration::from_secs(5),
             timeout: None,
             wait: WaitPolicy::default(),
             in_flight: 64,

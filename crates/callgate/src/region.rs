@@ -5,7 +5,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use callgate_proto::Violation;
 use callgate_proto::arena::REGIONS_MAX;
@@ -64,6 +64,9 @@ pub(crate) struct SharedBytes {
 /// A region of the peer's, and a checked range in it.
 pub(crate) type Piece<'a> = (&'a Arc<PayloadReader>, Range<usize>);
 
+/// Retired regions in use at a time.
+const LINGERING_MAX: usize = 4 * REGIONS_MAX;
+
 /// Why what a peer sent cannot be used.
 #[derive(Debug)]
 pub(crate) enum Unusable {
@@ -71,6 +74,13 @@ pub(crate) enum Unusable {
     Violation(Violation),
     /// This machine lacks memory or the like; the peer has no part in it.
     System(io::Error),
+}
+
+impl Unusable {
+    /// A descriptor came that this process has no room for.
+    pub(crate) fn no_descriptors() -> Self {
+        Self::System(io::Error::other("no file descriptor is left for the peer's memory"))
+    }
 }
 
 impl From<Violation> for Unusable {
@@ -84,11 +94,13 @@ pub(crate) struct Incoming {
     regions: Vec<(u32, Arc<PayloadReader>)>,
     bytes: u64,
     quota: u64,
+    /// Retired regions that calls still read from. An honest peer retires only what no call needs any more.
+    lingering: Vec<(Weak<PayloadReader>, u64)>,
 }
 
 impl Incoming {
     pub(crate) fn new(quota: u64) -> Self {
-        Self { regions: Vec::new(), bytes: 0, quota }
+        Self { regions: Vec::new(), bytes: 0, quota, lingering: Vec::new() }
     }
 
     /// Checks and maps a region that the peer announced.
@@ -100,6 +112,11 @@ impl Incoming {
         }
         if self.regions.iter().any(|(known, _)| *known == id) {
             return Err(Violation::new("region.id", id.into(), id.wrapping_add(1).into()).into());
+        }
+        self.lingering.retain(|(region, _)| region.strong_count() > 0);
+        let lingering: u64 = self.lingering.iter().map(|(_, size)| size).sum();
+        if lingering > self.quota || self.lingering.len() > LINGERING_MAX {
+            return Err(Violation::new("retire (in use)", lingering, self.quota).into());
         }
         let room = self.quota - self.bytes;
         if size == 0 || size > room {
@@ -123,7 +140,11 @@ impl Incoming {
         let at = self.regions.iter().position(|(known, _)| *known == id);
         let at = at.ok_or(Violation::new("retire.id", id.into(), 0))?;
         let (_, region) = self.regions.swap_remove(at);
-        self.bytes -= region.len() as u64;
+        let size = region.len() as u64;
+        self.bytes -= size;
+        if Arc::strong_count(&region) > 1 {
+            self.lingering.push((Arc::downgrade(&region), size));
+        }
         Ok(region)
     }
 

@@ -10,16 +10,18 @@ use callgate_proto::cell::{TakenReply, Turn};
 use callgate_proto::layout::Cell;
 use callgate_proto::life::Life;
 use callgate_proto::pace::{CallerPace, Plan, Policy, Surroundings};
-use callgate_sys::{clock, futex, process, thread};
+use callgate_sys::futex::{self, Waited};
+use callgate_sys::{clock, process};
 
 /// Looks in the first phase: about a microsecond.
 const FIRST_LOOKS: u32 = 24;
 /// Looks between two readings of the clock.
 const LOOKS_PER_CLOCK: u32 = 16;
 /// Longest sleep without a look around, in nanoseconds. A hostile server could move our sleep to another word
-/// (FUTEX_REQUEUE) and die; the caller finds out after this long at the latest, or the double, and so on.
+/// (FUTEX_REQUEUE) and die: then nobody can wake us, and we find out after this long. It doubles each time that nothing
+/// was wrong.
 const SLICE_FIRST_NS: u64 = 1_000_000_000;
-const SLICE_MAX_NS: u64 = 60_000_000_000;
+const SLICE_MAX_NS: u64 = 30_000_000_000;
 
 /// What a wait needs to know.
 pub(crate) struct Wait<'a> {
@@ -30,6 +32,8 @@ pub(crate) struct Wait<'a> {
     pub(crate) policy: Policy,
     pub(crate) rang: bool,
     pub(crate) deadline_ns: Option<u64>,
+    /// Asks the kernel whether the server lives, and ends the connection if not. For once in a long while.
+    pub(crate) look_around: &'a dyn Fn(),
 }
 
 /// How a wait ended.
@@ -124,9 +128,11 @@ impl Wait<'_> {
             let until_ns = now_ns.saturating_add(slice_ns);
             let until_ns = self.deadline_ns.map_or(until_ns, |deadline| deadline.min(until_ns));
             // EDGE last-look: announced, then looked; see `callgate_proto::life`.
+            let mut timed_out = false;
             let may_sleep = self.life.may_sleep();
             if may_sleep && let Some(value) = self.cell.arm_reply(self.turn) {
-                futex::wait(self.cell.futex(), value, Some(until_ns));
+                let waited = futex::wait(self.cell.futex(), value, Some(until_ns));
+                timed_out = waited == Waited::TimedOut;
             }
             self.life.awake();
             if !may_sleep {
@@ -135,28 +141,31 @@ impl Wait<'_> {
                     None => Ended::Gone,
                 });
             }
-            slice_ns = (slice_ns * 2).min(SLICE_MAX_NS);
+            if timed_out {
+                // Never wholly dependent on being told.
+                (self.look_around)();
+                slice_ns = (slice_ns * 2).min(SLICE_MAX_NS);
+            }
         }
     }
 }
 
-/// Declares a connection's end and wakes everyone who sleeps on one of its cells, until nobody does.
-pub(crate) fn end_and_wake(life: &Life, cells: &[Cell]) {
-    life.end();
-    let mut rounds = 0;
-    while life.has_sleepers() {
+/// Wakes those who sleep on the cells of a connection that has ended. False when some may sleep still: call it again.
+///
+/// Those who announced themselves and do not sleep yet need a moment: they refuse to sleep once they look. And a hostile
+/// server can have moved a sleeper to another word: that one looks around when its slice of sleep is over. Nobody waits
+/// for either here.
+pub(crate) fn wake_sleepers(life: &Life, cells: &[Cell]) -> bool {
+    for _ in 0..4 {
+        if !life.has_sleepers() {
+            return true;
+        }
         for cell in cells {
             futex::wake(cell.futex(), u32::MAX);
         }
-        // Those who announced themselves but do not sleep yet need a moment: they refuse to sleep once they look. They may
-        // have a lower priority than this thread, so it has to sleep itself before long.
-        rounds += 1;
-        if rounds < 4 {
-            process::yield_now();
-        } else {
-            thread::sleep(Duration::from_micros(50));
-        }
+        process::yield_now();
     }
+    !life.has_sleepers()
 }
 
 /// Waits between two looks at a line, so that the writer can have it: looking at full speed costs a factor of 1.7.

@@ -17,6 +17,8 @@ use super::message::{
     METHOD_FINISH, METHOD_UPDATE, METHOD_WHOLE, Outcome, Skip, hex, now_ns,
 };
 use crate::errors::call_kind;
+use rustix::process::{Signal, set_parent_process_death_signal};
+
 use crate::exit::{Doing, Failure};
 use crate::worker::{read_line, report};
 
@@ -48,6 +50,9 @@ const REPORT: (usize, Duration) = (32, Duration::from_millis(10));
 pub fn run(args: &ClientArgs) -> Result<(), Failure> {
     let mut options = ClientOptions::default();
     options.connect_timeout = ABSENCE_MAX;
+    // A killed parent leaves nobody to report to, and there is nothing to clean up. The end of the
+    // input, which ends this process otherwise, is seen after the jobs at hand only.
+    set_parent_process_death_signal(Some(Signal::KILL)).doing("prctl")?;
     options.timeout = Some(CALL_MAX);
     // Every error is to be seen and counted.
     options.retry = Retry::Never;

@@ -123,6 +123,7 @@ impl Report {
     fn table(&self) -> Table {
         let head = ["", "files", "calls", "bytes", "throughput", "p50", "p99", "p99.9", "max"];
         let mut table = Table::new(1, &head);
+        let time = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), nanos);
         let rows = self.clients.iter().enumerate();
         let rows = rows.map(|(number, figures)| (client_name(number), figures));
         for (name, figures) in rows.chain([(styled(HEAD, "all"), &self.total)]) {
@@ -132,10 +133,10 @@ impl Report {
                 count(figures.calls),
                 bytes(figures.bytes),
                 output::rate(figures.bytes, Duration::from_secs_f64(self.seconds)),
-                nanos(figures.p50_ns),
-                nanos(figures.p99_ns),
-                nanos(figures.p999_ns),
-                nanos(figures.max_ns),
+                time(figures.p50_ns),
+                time(figures.p99_ns),
+                time(figures.p999_ns),
+                time(figures.max_ns),
             ]);
         }
         table
@@ -183,12 +184,16 @@ impl Report {
 
     fn print_skipped(&self, out: &mut Out) -> std::io::Result<()> {
         let skipped = &self.skipped;
+        let directories = match skipped.unreadable_directories {
+            1 => "unreadable directory",
+            _ => "unreadable directories",
+        };
         let parts = [
             (skipped.vanished, "vanished"),
             (skipped.unreadable, "unreadable"),
             (skipped.changed, "changed while read"),
             (skipped.over_the_limit, "over --max-bytes"),
-            (skipped.unreadable_directories, "unreadable directories"),
+            (skipped.unreadable_directories, directories),
         ];
         let parts = parts.iter().filter(|(number, _)| *number > 0);
         let list: Vec<String> = parts.map(|(number, why)| format!("{number} {why}")).collect();

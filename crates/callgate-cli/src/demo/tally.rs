@@ -74,7 +74,8 @@ impl Tally {
 
     /// The figures of a table's row, over that time.
     pub fn figures(&self, time: Duration) -> Figures {
-        let at = |quantile| self.round_trips.value_at_quantile(quantile);
+        let some = !self.round_trips.is_empty();
+        let at = |quantile| some.then(|| self.round_trips.value_at_quantile(quantile));
         Figures {
             files: self.right,
             calls: self.round_trips.len(),
@@ -83,7 +84,7 @@ impl Tally {
             p50_ns: at(0.5),
             p99_ns: at(0.99),
             p999_ns: at(0.999),
-            max_ns: self.round_trips.max(),
+            max_ns: some.then(|| self.round_trips.max()),
         }
     }
 }
@@ -99,14 +100,14 @@ pub struct Figures {
     pub bytes: u64,
     /// Those over the time of the whole demo.
     pub bytes_per_second: f64,
-    /// Median round trip.
-    pub p50_ns: u64,
+    /// Median round trip; none when there were no calls, as with the others.
+    pub p50_ns: Option<u64>,
     /// 99th percentile.
-    pub p99_ns: u64,
+    pub p99_ns: Option<u64>,
     /// 99.9th percentile.
-    pub p999_ns: u64,
+    pub p999_ns: Option<u64>,
     /// The slowest.
-    pub max_ns: u64,
+    pub max_ns: Option<u64>,
 }
 
 #[cfg(test)]
@@ -126,6 +127,9 @@ mod tests {
         let figures = all.figures(Duration::from_secs(2));
         assert_eq!((figures.files, figures.calls, figures.bytes), (2, 6, 20));
         assert_eq!(figures.bytes_per_second, 10.0);
+        assert!(figures.p50_ns.is_some() && figures.max_ns >= figures.p50_ns);
+        let idle = Tally::new().figures(Duration::from_secs(2));
+        assert_eq!((idle.calls, idle.p50_ns, idle.p999_ns, idle.max_ns), (0, None, None, None));
         assert_eq!((all.skipped(Skip::Changed), all.errors["Disconnected"]), (2, 2));
     }
 }

@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use callgate::Deferred;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpid, getppid, kill_process_group, pidfd_open,
+    set_parent_process_death_signal,
+};
 
 use super::{CODE_CANCELLED, CODE_NOT_STARTED, CODE_TIMEOUT, CODE_TOO_MUCH};
 
@@ -59,8 +62,8 @@ fn run(
 ) -> Result<(ExitStatus, Vec<u8>), NoReply> {
     let caller = call.caller();
     let name = command.program.display();
-    let mut child = std::process::Command::new(&command.program)
-        .args(&command.args)
+    let mut run = std::process::Command::new(&command.program);
+    run.args(&command.args)
         .env("CALLGATE_METHOD", call.method().to_string())
         .env("CALLGATE_PID", caller.pid.unwrap_or(0).to_string())
         .env("CALLGATE_UID", caller.uid.to_string())
@@ -68,7 +71,9 @@ fn run(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         // A group of its own: ctrl-C on our terminal is for us, and a kill reaches its children.
-        .process_group(0)
+        .process_group(0);
+    die_with_us(&mut run);
+    let mut child = run
         .spawn()
         .map_err(|error| NoReply(CODE_NOT_STARTED, format!("can't run {name}: {error}")))?;
     let end = command.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -81,6 +86,22 @@ fn run(
     result?;
     let status = status.map_err(|error| NoReply(CODE_NOT_STARTED, format!("{name}: {error}")))?;
     Ok((status, watch.output))
+}
+
+/// Has the command killed when this process is; what it has started itself is not reached.
+///
+/// The signal comes at the end of the thread that starts the command, and that is a job's, which
+/// waits for the command first.
+fn die_with_us(run: &mut std::process::Command) {
+    let parent = getpid();
+    let before = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The parent may have died before the line above took effect.
+        if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    };
+    // SAFETY: between fork and exec, the closure makes system calls only: it takes no lock and
+    // allocates nothing, since both kinds of error that it makes are plain numbers.
+    unsafe { run.pre_exec(before) };
 }
 
 fn kill(child: &Child) {

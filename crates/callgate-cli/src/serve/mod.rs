@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use callgate::{Call, Deferred, Endpoint, Server, ServerOptions};
+use callgate::{Access, Call, Deferred, Endpoint, Server, ServerOptions};
 use clap::Args;
 
 use crate::exit::{Code, Doing, Failure};
@@ -42,6 +42,13 @@ pub struct ServeArgs {
         value_parser = crate::duration::parse_bytes
     )]
     max_reply: u64,
+    /// Who may call: owner, group:GID or everyone; all but owner need a path as the endpoint
+    ///
+    /// The socket gets mode 0600, 0660 or 0666. A name's socket lies in a directory that only its
+    /// owner may enter, so endpoints for others are given as a path in a directory that they reach.
+    /// Root may always call.
+    #[arg(long, value_name = "WHO", default_value = "owner", value_parser = parse_access)]
+    access: Access,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -56,7 +63,8 @@ an error instead of a reply when the command can't be started (code 127), runs t
 writes too much (122), or when too many calls wait already (121).
 
 SIGINT and SIGTERM end the server when the calls that it has taken are answered; a second one ends
-it at once.";
+it at once. A server that is killed takes the commands that it runs with it, but not what they have
+started in turn.";
 
 /// The command can't be started; what shells use, too.
 pub const CODE_NOT_STARTED: u32 = 127;
@@ -75,11 +83,32 @@ const WAITING_MAX: usize = 1024;
 /// How long the calls that were taken may run on after the first signal.
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
 
+fn parse_access(text: &str) -> Result<Access, String> {
+    let group = |gid: &str| gid.parse().ok().filter(|gid| *gid != u32::MAX).map(Access::Group);
+    match text {
+        "owner" => Some(Access::Owner),
+        "everyone" => Some(Access::Everyone),
+        _ => text.strip_prefix("group:").and_then(group),
+    }
+    .ok_or_else(|| "expected owner, group:GID (a number) or everyone".to_owned())
+}
+
+/// Refuses a name for others, whom the private directory would keep out.
+fn check_access(args: &ServeArgs) -> Result<(), Failure> {
+    if args.access == Access::Owner || args.name.to_string().contains('/') {
+        return Ok(());
+    }
+    let message = "only this user can reach a name; nothing is served\n\
+        With --access group:GID or everyone, give the path of a socket (with a /).";
+    Err(Failure::new(Code::Usage, message))
+}
+
 /// Runs `serve` until a signal ends it.
 ///
 /// # Errors
 /// When the name is taken, or the command does not exist.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
+    check_access(args)?;
     let command = Command {
         program: find(&args.command[0])?,
         args: args.command[1..].to_vec(),
@@ -95,6 +124,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let queue = start_jobs(jobs, &Arc::new(command), &aborted, &running).doing("thread")?;
     let mut options = ServerOptions::default();
     options.limits.reply_bytes = args.max_reply;
+    options.access = args.access;
     let handler = move |call: Call<'_>| enqueue(&queue, call);
     let server = Server::serve_with(&args.name, options, handler)?;
     let server = Arc::new(server);
@@ -215,6 +245,16 @@ fn is_executable(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn accesses() {
+        assert_eq!(parse_access("owner"), Ok(Access::Owner));
+        assert_eq!(parse_access("group:100"), Ok(Access::Group(100)));
+        assert_eq!(parse_access("everyone"), Ok(Access::Everyone));
+        for wrong in ["", "group", "group:", "group:users", "group:-1", "group:4294967295", "all"] {
+            assert!(parse_access(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn programs_are_found_like_a_shell_does() {

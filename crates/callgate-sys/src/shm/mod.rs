@@ -60,6 +60,9 @@ pub enum Rejected {
         /// Size in bytes.
         size: u64,
     },
+    /// It is sealed against writing, where both sides have to write.
+    #[error("memory from the peer is sealed against writing")]
+    NotWritable,
     /// A system call failed, which tells nothing about the peer.
     #[error("{call} failed for memory from the peer")]
     Os {

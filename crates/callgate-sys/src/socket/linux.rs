@@ -99,11 +99,14 @@ impl Socket {
                 if message.bytes == 0 && fd.is_none() && !surplus && self.is_closed() {
                     return Err(RecvError::Closed);
                 }
+                // There is room for one. The kernel says "truncated" when more came, and when the one could not be opened.
+                let lost_fd = surplus && fd.is_none();
                 Ok(Received {
                     len: message.bytes,
                     truncated: message.flags.contains(ReturnFlags::TRUNC),
                     fd: fd.map(Into::into),
-                    extra_fds: usize::from(surplus),
+                    extra_fds: usize::from(surplus && !lost_fd),
+                    lost_fd,
                 })
             }
             Err(Errno::AGAIN) => Err(RecvError::Empty),

@@ -62,6 +62,8 @@ pub struct Received {
     /// Whether further descriptors came, counted as 1 however many: the kernel let go of them
     /// without opening them here.
     pub extra_fds: usize,
+    /// Whether a descriptor came that this process could not open, for lack of room in its table.
+    pub lost_fd: bool,
 }
 
 /// Whether a doorbell could be rung.

@@ -124,7 +124,7 @@ impl Socket {
                 MemFd::new(handle)
             });
             let truncated = message.bytes.len() > len;
-            Ok(Received { len, truncated, fd, extra_fds: 0 })
+            Ok(Received { len, truncated, fd, extra_fds: 0, lost_fd: false })
         })
     }
 

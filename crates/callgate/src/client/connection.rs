@@ -26,7 +26,7 @@ use callgate_sys::{clock, process as sys_process};
 use crate::error::{CallError, Side, Started};
 use crate::options::{ClientOptions, WhenFull};
 use crate::region::{ControlView, Incoming, SharedBytes, Unusable};
-use crate::wait::end_and_wake;
+use crate::wait::wake_sleepers;
 
 /// How long a caller that waits for room sleeps at most before it looks for late replies, which nobody announces.
 const ROOM_SLICE_LATE: Duration = Duration::from_millis(1);
@@ -61,9 +61,10 @@ pub(crate) struct Connection {
 
 /// Why a connection ended.
 enum End {
+    /// The kernel says that the server has hung up, or is dead: it takes no further call.
     Closed,
     Violation(Violation),
-    /// This process could not map the server's memory.
+    /// This process could not go on, for lack of memory or the like. The server may live, and take what was sent.
     System,
 }
 
@@ -200,7 +201,7 @@ impl Connection {
         }
         drop(submit);
         if rang && self.socket.ring() == Ring::Gone {
-            self.end(End::Closed);
+            self.end(self.what_the_kernel_says());
         }
         Ok(Sent { ticket, block, rang })
     }
@@ -226,7 +227,10 @@ impl Connection {
                 return Err(CallError::TooManyInFlight { limit: self.options.in_flight });
             }
             if deadline_ns.is_some_and(|deadline| clock::now_ns() >= deadline) {
-                return Err(CallError::DeadlineExceeded { waited: crate::wait::since(began_ns) });
+                return Err(CallError::DeadlineExceeded {
+                    waited: crate::wait::since(began_ns),
+                    started: Started::NotStarted,
+                });
             }
             submit = self.wait_for_room(submit, deadline_ns);
         }
@@ -336,6 +340,9 @@ impl Connection {
         for _ in 0..MESSAGES_MAX {
             match self.socket.recv(&mut buffer) {
                 Ok(received) => {
+                    if received.lost_fd {
+                        return Err(Unusable::no_descriptors());
+                    }
                     if received.truncated || received.extra_fds > 0 {
                         return Err(Violation::new("message.size", received.len as u64, 16).into());
                     }
@@ -351,8 +358,12 @@ impl Connection {
                     }
                 }
                 Err(RecvError::Empty) => return Ok(()),
-                Err(RecvError::Closed | RecvError::Os(_)) => {
+                Err(RecvError::Closed) => {
                     self.end(End::Closed);
+                    return Ok(());
+                }
+                Err(RecvError::Os(_)) => {
+                    self.end(self.what_the_kernel_says());
                     return Ok(());
                 }
             }
@@ -389,19 +400,49 @@ impl Connection {
         }
     }
 
+    /// After a system call failed: whether that is because the server is gone.
+    fn what_the_kernel_says(&self) -> End {
+        if self.socket.is_closed() || self.server_process.is_dead() {
+            End::Closed
+        } else {
+            End::System
+        }
+    }
+
+    /// Wakes those who sleep on this connection, which has ended; false when some may sleep still.
+    pub(super) fn wake_sleepers(&self) -> bool {
+        wake_sleepers(&self.life, self.control.cells())
+    }
+
+    /// Asks the kernel whether the server lives.
+    pub(super) fn look_around(&self) {
+        if self.socket.is_closed() || self.server_process.is_dead() {
+            self.end(End::Closed);
+        }
+    }
+
     fn end(&self, end: End) {
         if self.end.set(end).is_ok() {
             tracing::info!(path = %self.path.display(), pid = self.server.pid, "disconnected from server");
         }
         self.socket.shutdown();
-        end_and_wake(&self.life, self.control.cells());
+        self.life.end();
+        if !self.wake_sleepers() {
+            super::watch::wake_later(self.me.clone());
+        }
         self.room.notify_all();
     }
 
     /// The error of a call that was sent when the connection ended.
     pub(super) fn end_error(&self, ticket: Ticket) -> CallError {
-        if let Some(End::Violation(violation)) = self.end.get() {
-            return CallError::ProtocolViolation { guilty: Side::Server, violation: *violation };
+        match self.end.get() {
+            Some(End::Violation(violation)) => {
+                let violation = *violation;
+                return CallError::ProtocolViolation { guilty: Side::Server, violation };
+            }
+            Some(End::System) => return CallError::Disconnected { started: Started::MayHaveRun },
+            // The server takes no more calls, so the turn that it published last is final.
+            Some(End::Closed) | None => {}
         }
         let taken = self.control.header().last_taken();
         let started =

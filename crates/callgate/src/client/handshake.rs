@@ -15,7 +15,7 @@ use callgate_sys::socket::{RecvError, SendError, Socket};
 use super::Inner;
 use super::connection::{Connection, Shared};
 use crate::endpoint::Endpoint;
-use crate::error::{CallError, Side};
+use crate::error::{CallError, Side, Started};
 use crate::options::ServerIdentity;
 use crate::region::{ControlView, control_size};
 
@@ -25,6 +25,8 @@ const NO_SUCH_PROCESS: i32 = 3;
 /// Connects once. Blocks until the server has answered, `deadline_ns` has passed, or the server is gone.
 pub(super) fn connect(owner: &Arc<Inner>, deadline_ns: Option<u64>) -> Result<Shared, CallError> {
     let options = &owner.options;
+    let handshake_ns = callgate_sys::clock::deadline_ns(options.handshake);
+    let deadline_ns = Some(deadline_ns.map_or(handshake_ns, |deadline| deadline.min(handshake_ns)));
     let cells = options.in_flight.saturating_add(1);
     if !(CELLS_MIN..=CELLS_MAX).contains(&cells) {
         let given = options.in_flight.into();
@@ -86,9 +88,10 @@ fn reach(
     let began_ns = callgate_sys::clock::now_ns();
     let socket = sys::connect(path, deadline_ns).map_err(|error| match error {
         sys::ConnectError::NotRunning { path } => CallError::NotRunning { path },
-        sys::ConnectError::TimedOut { .. } => {
-            CallError::DeadlineExceeded { waited: crate::wait::since(began_ns) }
-        }
+        sys::ConnectError::TimedOut { .. } => CallError::DeadlineExceeded {
+            waited: crate::wait::since(began_ns),
+            started: Started::NotStarted,
+        },
         sys::ConnectError::Denied { path } => {
             CallError::Refused { path, reason: "no permission to use the socket".into() }
         }
@@ -147,7 +150,7 @@ fn exchange(
         let ready = wait.map_err(|source| CallError::Os { what: "cannot wait".into(), source })?;
         if !ready {
             let waited = Duration::from_nanos(callgate_sys::clock::now_ns() - began_ns);
-            return Err(CallError::DeadlineExceeded { waited });
+            return Err(CallError::DeadlineExceeded { waited, started: Started::NotStarted });
         }
         let received = match socket.recv(&mut buffer) {
             Ok(received) => received,

@@ -91,8 +91,8 @@ impl Client {
 
     /// Connects; waits up to [`ClientOptions::connect_timeout`] for the server to appear.
     ///
-    /// Once a server was reached, blocks until it has answered, without a limit of its own unless
-    /// [`ClientOptions::timeout`] sets one.
+    /// Once a server was reached, blocks until it has answered, for at most [`ClientOptions::handshake`] (5 s) and
+    /// [`ClientOptions::timeout`].
     ///
     /// # Errors
     /// [`CallError::NotRunning`], [`CallError::Refused`], [`CallError::UntrustedServer`], [`CallError::Version`],
@@ -280,6 +280,7 @@ impl Client {
                 {
                     return Err(CallError::DeadlineExceeded {
                         waited: crate::wait::since(limit.began_ns),
+                        started: Started::NotStarted,
                     });
                 }
                 fresh => break fresh?,

@@ -7,7 +7,7 @@ use callgate_proto::cell::TakenReply;
 use callgate_sys::clock;
 
 use super::connection::{Sent, Shared};
-use crate::error::CallError;
+use crate::error::{CallError, Started};
 use crate::payload::Payload;
 use crate::region::SharedBytes;
 use crate::wait::{Ended, Wait};
@@ -54,13 +54,17 @@ impl Pending {
             policy: connection.options.wait,
             rang: sent.rang,
             deadline_ns: self.deadline_ns,
+            look_around: &|| connection.look_around(),
         };
         match wait.run() {
             Ok(Ended::Reply(reply, slept)) => receive(connection, sent, reply, slept),
             Ok(Ended::TimedOut) => {
                 connection.give_up(sent);
                 let waited = clock::now_ns().saturating_sub(self.began_ns);
-                Err(CallError::DeadlineExceeded { waited: Duration::from_nanos(waited) })
+                Err(CallError::DeadlineExceeded {
+                    waited: Duration::from_nanos(waited),
+                    started: Started::MayHaveRun,
+                })
             }
             Ok(Ended::Gone) => Err(connection.end_error(sent.ticket)),
             Err(violation) => {

@@ -5,12 +5,13 @@
 //! while it works on a connection.
 
 use std::io;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{PoisonError, Weak};
 use std::time::Duration;
 
 use callgate_sys::collections::HashMap;
-use callgate_sys::poller::{Poller, Waker};
+use callgate_sys::poller::{Event, Poller, Waker};
 use callgate_sys::sync::{Mutex, MutexGuard};
 use callgate_sys::{clock, process, thread};
 
@@ -18,6 +19,7 @@ use super::connection::{Connection, Shared};
 
 const WAKER_TOKEN: u64 = u64::MAX;
 const TIDY_AFTER: Duration = Duration::from_secs(1);
+const WAKE_AGAIN: Duration = Duration::from_millis(1);
 
 struct Watcher {
     generation: u32,
@@ -26,6 +28,10 @@ struct Watcher {
     next: AtomicU64,
     watched: Mutex<HashMap<u64, Weak<Connection>>>,
     untidy: Mutex<Vec<(u64, Weak<Connection>)>>,
+    /// Connections that have ended and may have callers asleep on them still.
+    asleep: Mutex<Vec<Weak<Connection>>>,
+    /// Whether another thread's watcher was there first: this one's thread ends.
+    retired: AtomicBool,
 }
 
 callgate_sys::process_local! {
@@ -59,6 +65,14 @@ pub(super) fn tidy_later(connection: Weak<Connection>) {
     }
 }
 
+/// Asks to go on waking those who sleep on a connection that has ended.
+pub(super) fn wake_later(connection: Weak<Connection>) {
+    if let Ok(watcher) = current() {
+        lock(&watcher.asleep).push(connection);
+        watcher.waker.wake();
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -73,18 +87,17 @@ fn current() -> io::Result<&'static Watcher> {
     {
         return Ok(watcher);
     }
-    let fresh = Box::into_raw(Box::new(Watcher::new()?));
+    // Leaked on purpose: its thread, and whoever got a reference, may use it for ever.
+    let fresh: &'static Watcher = Box::leak(Box::new(Watcher::new()?));
+    // Started before anyone can rely on it: a watcher without its thread would let deaths pass unnoticed.
+    thread::Builder::new().name("callgate-watch".into()).spawn(move || fresh.run())?;
+    let pointer = std::ptr::from_ref(fresh).cast_mut();
     // EDGE watcher (other end: the load above): Release publishes the fields.
-    match WATCHER.compare_exchange(known, fresh, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => {
-            // SAFETY: leaked on purpose; nobody frees it from here on.
-            let watcher = unsafe { &*fresh };
-            thread::Builder::new().name("callgate-watch".into()).spawn(move || watcher.run())?;
-            Ok(watcher)
-        }
+    match WATCHER.compare_exchange(known, pointer, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Ok(fresh),
         Err(other) => {
-            // SAFETY: ours alone, since the exchange failed.
-            drop(unsafe { Box::from_raw(fresh) });
+            fresh.retired.store(true, Ordering::Relaxed);
+            fresh.waker.wake();
             // SAFETY: another thread's exchange put it there; see the first load.
             Ok(unsafe { &*other })
         }
@@ -102,28 +115,42 @@ impl Watcher {
             next: AtomicU64::new(0),
             watched: Mutex::default(),
             untidy: Mutex::default(),
+            asleep: Mutex::default(),
+            retired: AtomicBool::new(false),
         })
     }
 
     fn run(&self) {
         let mut events = Vec::new();
-        loop {
-            let due_ns = lock(&self.untidy).iter().map(|(due_ns, _)| *due_ns).min();
+        while !self.retired.load(Ordering::Relaxed) {
+            let tidy_ns = lock(&self.untidy).iter().map(|(due_ns, _)| *due_ns).min();
+            let wake_ns = (!lock(&self.asleep).is_empty()).then(|| clock::deadline_ns(WAKE_AGAIN));
+            let due_ns = tidy_ns.into_iter().chain(wake_ns).min();
             events.clear();
             if let Err(error) = self.poller.wait(&mut events, due_ns) {
                 tracing::error!(%error, "cannot wait for servers' deaths");
                 thread::sleep(TIDY_AFTER);
             }
-            for event in &events {
-                if event.token == WAKER_TOKEN {
-                    self.waker.drain();
-                } else {
-                    self.attend(event.token);
-                }
+            // Whatever panics here (the program's tracing, say), all connections depend on this thread.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.round(&events, tidy_ns)));
+        }
+    }
+
+    fn round(&self, events: &[Event], tidy_ns: Option<u64>) {
+        for event in events {
+            if event.token == WAKER_TOKEN {
+                self.waker.drain();
+            } else {
+                self.attend(event.token);
             }
-            if due_ns.is_some_and(|due_ns| clock::now_ns() >= due_ns) {
-                self.tidy();
+        }
+        for connection in std::mem::take(&mut *lock(&self.asleep)) {
+            if connection.upgrade().is_some_and(|connection| !connection.wake_sleepers()) {
+                lock(&self.asleep).push(connection);
             }
+        }
+        if tidy_ns.is_some_and(|due_ns| clock::now_ns() >= due_ns) {
+            self.tidy();
         }
     }
 

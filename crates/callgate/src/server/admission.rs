@@ -27,8 +27,6 @@ use crate::region::{ControlView, control_size};
 const LISTENER_TOKEN: u64 = u64::MAX;
 const WAKER_TOKEN: u64 = u64::MAX - 1;
 const RELEASE_TOKEN: u64 = u64::MAX - 2;
-/// Unfinished handshakes at a time; beyond that the oldest of the user with the most gives way.
-const HALF_OPEN_MAX: usize = 1_024;
 /// Connections accepted before other events get their turn.
 const ACCEPTS_PER_EVENT: usize = 64;
 
@@ -81,8 +79,8 @@ impl Admission {
             self.end_overdue();
             self.spare = self.spare.take().or_else(|| Waker::new().ok());
             events.clear();
-            // One piece between two looks, so that nobody waits long to be let in.
-            let more = self.shared.unmap_one();
+            // A little between two looks, so that nobody waits long to be let in.
+            let more = self.shared.unmap_some();
             let due_ns = if more { Some(0) } else { self.due.front().map(|(due_ns, _)| *due_ns) };
             if let Err(error) = self.poller.wait(&mut events, due_ns) {
                 tracing::error!(%error, "cannot wait for clients");
@@ -139,7 +137,7 @@ impl Admission {
             refuse(&socket, Refusal(Reason::Denied, 0));
             return;
         }
-        if self.half_open.len() >= HALF_OPEN_MAX {
+        if self.half_open.len() >= self.shared.half_open_max {
             self.make_room();
         }
         let token = self.next_token;
@@ -204,6 +202,7 @@ impl Admission {
                 why,
                 "a client was dropped"
             );
+            refuse(&half_open.socket, Refusal(Reason::TooSlow, 0));
         }
     }
 
@@ -225,6 +224,11 @@ impl Admission {
         };
         let Some(HalfOpen { socket, caller }) = self.half_open.remove(&token) else { return };
         let _ = self.poller.remove(&socket);
+        if received.lost_fd {
+            self.count_refusal();
+            tracing::warn!(pid = caller.pid, "no descriptor is left for a client's memory");
+            return refuse(&socket, Refusal(Reason::Exhausted, 0));
+        }
         let whole = !received.truncated && received.extra_fds == 0;
         let hello = match Hello::decode(&buffer[..received.len]) {
             Ok(hello) if whole => hello,

@@ -164,9 +164,11 @@ impl<'a> Call<'a> {
     #[must_use = "dropping the call answers it with a failure"]
     pub fn defer(mut self) -> Deferred {
         if !self.deferred {
-            self.connection.deferred.insert(self.taken.cell);
+            self.connection.defer(self.taken.cell);
         }
-        self.answered = true; // what is left behind here answers nothing
+        // What is left behind here answers nothing, and counts for nothing.
+        self.answered = true;
+        self.deferred = false;
         Call {
             connection: self.connection.own(),
             request: match &self.request {
@@ -181,6 +183,9 @@ impl<'a> Call<'a> {
 
     #[inline]
     fn answer(&mut self, failure: bool, word: u32, bytes: &[u8]) -> Result<(), ReplyError> {
+        if !self.connection.is_ours() {
+            return Err(ReplyError::Disconnected);
+        }
         if let Some(inline) = Inline::new(bytes) {
             self.leave();
             let Taken { cell, turn, .. } = self.taken;

@@ -2,7 +2,7 @@
 //!
 //! What only the worker touches (the chain of requests, the client's regions) is in `worker`.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
 use std::sync::{Arc, PoisonError};
 
 use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN, REGIONS_MAX};
@@ -34,6 +34,8 @@ pub(crate) struct Connection {
     pub(super) socket: Socket,
     pub(super) caller: Identity,
     pub(super) deferred: Deferred,
+    /// Deferred calls whose answers are not out yet; for draining.
+    unanswered: AtomicU32,
     pub(super) shared: Arc<Shared>,
     /// Which worker serves it; that one is told when the last answer of a drain was given.
     pub(super) worker: usize,
@@ -80,6 +82,7 @@ impl Connection {
             socket,
             caller,
             deferred: Deferred::default(),
+            unanswered: AtomicU32::new(0),
             shared,
             worker,
             hints: AtomicU64::new(0),
@@ -225,7 +228,11 @@ impl Connection {
         let least = len.next_multiple_of(page_size() as u64).min(wanted);
         let limit = self.shared.limits.bytes_per_client;
         let uid = self.caller.uid;
-        let charge = |bytes| self.shared.ledger.charge(uid, &self.account, limit, bytes);
+        // However small, a region takes a watch and an inode.
+        let charge = |bytes: u64| {
+            let bytes = bytes.max(REGION_MIN);
+            self.shared.ledger.charge(uid, &self.account, limit.max(REGION_MIN), bytes)
+        };
         let (charge, size) = match charge(wanted) {
             Ok(charge) => (charge, wanted),
             Err(_) => (charge(least)?, least),
@@ -239,15 +246,14 @@ impl Connection {
         })?;
         let message = Message::Region { id: out.outgoing.next_id(), size }.encode();
         // Watched before it is sent: from then on the kernel alone says when it is released.
-        let watched = self.shared.ledger.hand_out(charge, &self.account, &fd);
+        if let Err(why) = self.shared.ledger.hand_out(charge, &self.account, &fd) {
+            self.shared.ledger.refund(charge, &self.account);
+            return Err(why);
+        }
         if let Err(error) = self.socket.send_memory(message.as_bytes(), &fd) {
-            // The watch tells of its end when `region` and `fd` go, which refunds the charge; nothing else may.
+            // Nobody else has it: the watch tells of its end at once, or the charge stays where nothing watches.
             drop((region, fd));
-            if watched {
-                self.shared.ledger.settle();
-            } else {
-                self.shared.ledger.refund(charge, &self.account);
-            }
+            self.shared.ledger.settle();
             return Err(error.to_string());
         }
         out.unread += 1;
@@ -344,14 +350,29 @@ impl Connection {
         out.outgoing.total() > 0 || !out.unsent_retires.is_empty()
     }
 
-    /// The last words of a deferred call: its cell may be named again once the answer is out.
+    /// A call leaves its handler.
+    pub(super) fn defer(&self, cell: u16) {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+        self.deferred.insert(cell);
+    }
+
+    /// A deferred call is about to be answered: its cell may be named again once the answer is out.
     pub(super) fn undefer(&self, cell: u16) {
         self.deferred.remove(cell);
     }
 
-    /// Tells the worker that a deferred call has ended, if it waits for that.
+    /// A deferred call's answer is out: tells the worker, if it waits for that.
     pub(super) fn deferred_ended(&self) {
+        // EDGE drained (other end: `has_unanswered`). We count down, then look at the phase; a drain advances the phase,
+        // then its worker looks at the count. SeqCst on all four, so that not both miss the other.
+        self.unanswered.fetch_sub(1, Ordering::SeqCst);
         self.shared.deferred_ended(self.worker);
+    }
+
+    /// Whether answers of deferred calls are still to come.
+    pub(super) fn has_unanswered(&self) -> bool {
+        // EDGE drained (other end: `deferred_ended`).
+        self.unanswered.load(Ordering::SeqCst) > 0
     }
 }
 
@@ -359,5 +380,6 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let unread = std::mem::take(&mut self.out().unread);
         self.shared.unread.fetch_sub(unread, Ordering::Relaxed);
+        self.shared.ledger.leave(self.caller.uid);
     }
 }

@@ -127,22 +127,19 @@ impl Ledger {
         self.books().refund(charge, account);
     }
 
-    /// The memory behind `fd` is about to be handed out: its charge lasts until the kernel says that nobody holds it.
-    /// False where the kernel cannot say that: then the charge lasts as long as the server.
-    pub(crate) fn hand_out(&self, charge: Charge, account: &Arc<AtomicU64>, fd: &MemFd) -> bool {
-        let Some(watch) = &self.watch else { return false };
+    /// The memory behind `fd` is about to be handed out: its charge lasts until the kernel says that nobody holds it, or,
+    /// on a system without inotify, as long as the server. On an error it must not be handed out.
+    pub(crate) fn hand_out(
+        &self,
+        charge: Charge,
+        account: &Arc<AtomicU64>,
+        fd: &MemFd,
+    ) -> Result<(), String> {
+        let Some(watch) = &self.watch else { return Ok(()) };
         let mut books = self.books();
-        match watch.watch(fd) {
-            Ok(id) => {
-                books.regions.insert(id, Region { charge, account: account.clone() });
-                true
-            }
-            Err(error) => {
-                let Charge { uid, bytes } = charge;
-                tracing::warn!(%error, bytes, uid, "release cannot be watched; the bytes stay charged");
-                false
-            }
-        }
+        let id = watch.watch(fd).map_err(|error| format!("release cannot be watched: {error}"))?;
+        books.regions.insert(id, Region { charge, account: account.clone() });
+        Ok(())
     }
 
     /// Takes back the charges of all memory that was released since the last time. Never blocks.
@@ -207,7 +204,7 @@ mod tests {
         assert!(ledger.charge(1, &account, 1 << 20, 65_536).is_err(), "the user's limit");
         assert!(ledger.charge(2, &account, 65_536, 1).is_err(), "the connection's limit");
         let (region, fd) = PayloadWriter::create(65_536).expect("memory");
-        assert!(ledger.hand_out(charge, &account, &fd));
+        ledger.hand_out(charge, &account, &fd).expect("watched");
         drop(region);
         ledger.settle();
         assert_eq!(ledger.bytes(), 65_536, "somebody still holds the descriptor");

@@ -18,7 +18,7 @@ mod shared;
 mod worker;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -39,6 +39,8 @@ use shared::{Desk, Phase, Shared, lock};
 use worker::Worker;
 
 const WORKERS_MAX: usize = 256;
+/// Most unfinished handshakes at a time.
+const HALF_OPEN_MAX: usize = 1_024;
 /// Descriptors that a server leaves to the rest of its process.
 const DESCRIPTORS_KEPT: u64 = 64;
 
@@ -115,15 +117,17 @@ impl Server {
             Access::Group(group) => (0o660, Some(group)),
             Access::Everyone => (0o666, None),
         };
-        let clients_max = clients_possible(&options.limits);
+        let (clients_max, half_open_max) = clients_possible(&options.limits);
         let desks = (0..options.workers).map(|_| desk()).collect::<io::Result<Vec<_>>>();
         let desks = desks.map_err(os("cannot make the workers' pollers"))?;
         let waker = Waker::new().map_err(os("cannot make a waker"))?;
-        let listener = Listener::bind(&path, &lock_path, mode, group).map_err(bind_error)?;
+        let listener = Listener::bind(&path, &lock_path, mode, group)
+            .map_err(|error| bind_error(error, &path))?;
         let shared = Arc::new(Shared::new(
             process::fresh_number(),
             options.limits,
             clients_max,
+            half_open_max,
             options.access,
             options.wait,
             options.idle_interval,
@@ -189,7 +193,7 @@ impl Server {
 
     /// The path of the socket.
     #[must_use]
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -271,6 +275,17 @@ fn check(options: &ServerOptions) -> Result<(), ServeError> {
     if limits.clients == 0 {
         return wrong("limits.clients", 0, "1 and more");
     }
+    if limits.handshake.is_zero() {
+        return wrong("limits.handshake", 0, "more than zero");
+    }
+    let most = limits.request_bytes.max(limits.reply_bytes);
+    if most > limits.bytes_per_client {
+        return wrong(
+            "limits.request_bytes or limits.reply_bytes",
+            most,
+            "at most limits.bytes_per_client",
+        );
+    }
     if options.idle_interval == Some(Duration::ZERO) {
         return wrong("idle_interval", 0, "more than zero");
     }
@@ -289,10 +304,13 @@ fn desk() -> io::Result<Desk> {
     })
 }
 
-/// Each client takes a descriptor: raises the limit, and says so when it is not enough.
-fn clients_possible(limits: &Limits) -> u32 {
-    let Ok((soft, hard)) = process::raise_nofile() else { return limits.clients };
-    let possible = u32::try_from(soft.saturating_sub(DESCRIPTORS_KEPT)).unwrap_or(u32::MAX).max(1);
+/// How many clients, and unfinished handshakes, this process's descriptors allow. Each takes one: raises the limit, and
+/// says so when it is not enough.
+fn clients_possible(limits: &Limits) -> (u32, usize) {
+    let Ok((soft, hard)) = process::raise_nofile() else { return (limits.clients, HALF_OPEN_MAX) };
+    let free = soft.saturating_sub(DESCRIPTORS_KEPT).max(2);
+    let half_open = usize::try_from(free / 8).unwrap_or(usize::MAX).clamp(1, HALF_OPEN_MAX);
+    let possible = u32::try_from(free - half_open as u64).unwrap_or(u32::MAX).max(1);
     if possible < limits.clients {
         tracing::warn!(
             possible,
@@ -301,20 +319,17 @@ fn clients_possible(limits: &Limits) -> u32 {
             "RLIMIT_NOFILE allows fewer clients than the server's limit; raise the hard limit to have more"
         );
     }
-    possible.min(limits.clients)
+    (possible.min(limits.clients), half_open)
 }
 
-fn bind_error(error: BindError) -> ServeError {
+fn bind_error(error: BindError, path: &Path) -> ServeError {
+    let path = path.to_owned();
     match error {
-        BindError::InUse { path, pid } => ServeError::AddressInUse { path, pid },
-        BindError::Os { call, path, source } => {
-            ServeError::Os { path, what: format!("{call} failed"), source: Some(source) }
+        BindError::InUse { pid, .. } => ServeError::AddressInUse { path, pid },
+        BindError::Os { call, path: at, source } => {
+            let what = format!("{call} failed for {}", at.display());
+            ServeError::Os { path, what, source: Some(source) }
         }
-        BindError::NotASocket { ref path }
-        | BindError::NoDirectory { ref path }
-        | BindError::Denied { ref path }
-        | BindError::NameTooLong { ref path, .. } => {
-            ServeError::Os { path: path.clone(), what: error.to_string(), source: None }
-        }
+        other => ServeError::Os { path, what: other.to_string(), source: None },
     }
 }

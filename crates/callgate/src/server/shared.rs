@@ -28,6 +28,11 @@ pub(crate) enum Phase {
 /// Mappings of fewer bytes are let go of where they are.
 const BURIED_BYTES_MIN: u64 = 256 << 10;
 
+/// How long the admission thread unmaps before it looks for clients again, in nanoseconds.
+const UNMAP_NS: u64 = 1_000_000;
+/// Pieces that wait to be unmapped; beyond that a worker unmaps what it lets go of itself.
+const BURIED_MAX: usize = 64;
+
 /// How others reach a worker.
 pub(crate) struct Desk {
     pub(super) poller: Poller,
@@ -46,6 +51,8 @@ pub(crate) struct Shared {
     pub(super) limits: Limits,
     /// Clients that the descriptors of this process suffice for, if fewer than the limit.
     pub(super) clients_max: u32,
+    /// Unfinished handshakes at a time; beyond that the oldest of the user with the most gives way.
+    pub(super) half_open_max: usize,
     pub(super) access: Access,
     pub(super) wait: Policy,
     pub(super) idle_interval: Option<Duration>,
@@ -82,6 +89,7 @@ impl Shared {
         epoch: u64,
         limits: Limits,
         clients_max: u32,
+        half_open_max: usize,
         access: Access,
         wait: Policy,
         idle_interval: Option<Duration>,
@@ -94,6 +102,7 @@ impl Shared {
             ledger: Ledger::new(limits.clone()),
             limits,
             clients_max,
+            half_open_max,
             access,
             wait,
             idle_interval,
@@ -126,7 +135,8 @@ impl Shared {
     /// Moves forward to `phase` and tells all threads.
     pub(super) fn advance(&self, phase: Phase) {
         // EDGE phase (other end: `phase`).
-        self.phase.fetch_max(phase as u32, Ordering::Release);
+        // SeqCst for EDGE drained (see `Connection::deferred_ended`).
+        self.phase.fetch_max(phase as u32, Ordering::SeqCst);
         self.admission.wake();
         for desk in &self.desks {
             desk.waker.wake();
@@ -154,20 +164,26 @@ impl Shared {
     pub(super) fn bury(&self, bytes: u64, memory: impl Send + 'static) {
         if bytes >= BURIED_BYTES_MIN
             && let Some(buried) = &mut *lock(&self.buried)
+            && buried.len() < BURIED_MAX
         {
             buried.push(Box::new(memory));
             self.admission.wake();
         }
     }
 
-    /// Unmaps one piece of what was buried; returns whether there is more.
-    pub(super) fn unmap_one(&self) -> bool {
-        let (memory, more) = match &mut *lock(&self.buried) {
-            Some(buried) => (buried.pop(), !buried.is_empty()),
-            None => (None, false),
-        };
-        drop(memory);
-        more
+    /// Unmaps what was buried, for about a millisecond; returns whether there is more.
+    pub(super) fn unmap_some(&self) -> bool {
+        let until_ns = clock::now_ns() + UNMAP_NS;
+        loop {
+            let memory = lock(&self.buried).as_mut().and_then(Vec::pop);
+            if memory.is_none() {
+                return false;
+            }
+            drop(memory);
+            if clock::now_ns() >= until_ns {
+                return true;
+            }
+        }
     }
 
     /// Unmaps all that was buried; from here on everyone unmaps on their own.
@@ -182,11 +198,11 @@ impl Shared {
         self.desks[connection.worker].load.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A connection has ended: its place is free.
+    /// A connection has ended. Its place among the clients is free once nothing of it is left, deferred calls included:
+    /// see its `Drop`.
     pub(super) fn unregister(&self, connection: &Connection) {
         lock(&self.connections).remove(&connection.id);
         self.desks[connection.worker].load.fetch_sub(1, Ordering::Relaxed);
-        self.ledger.leave(connection.caller.uid);
     }
 
     pub(super) fn least_loaded(&self) -> usize {
@@ -196,7 +212,8 @@ impl Shared {
 
     /// A deferred call has ended; a worker that drains waits for the last one.
     pub(super) fn deferred_ended(&self, worker: usize) {
-        if self.phase() != Phase::Serving {
+        // EDGE drained (see `Connection::deferred_ended`).
+        if self.phase.load(Ordering::SeqCst) != Phase::Serving as u32 {
             self.desks[worker].waker.wake();
         }
     }

@@ -397,7 +397,8 @@ impl<H: Handler> Worker<H> {
             && now_ns >= tick_ns
         {
             let handler = self.handler.clone();
-            if catch_unwind(AssertUnwindSafe(|| handler.idle())).is_err() {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| handler.idle())) {
+                std::mem::forget(payload);
                 tracing::error!("the handler's idle tick panicked");
             }
             self.next_tick_ns = self.shared.idle_interval.map(clock::deadline_ns);
@@ -433,7 +434,7 @@ impl<H: Handler> Worker<H> {
     /// Takes no more calls, and waits until those that were deferred are answered, or the drain's time is over.
     fn drain(&mut self) -> bool {
         let unfinished = |worker: &Self| {
-            worker.links.iter().flatten().any(|link| link.connection.deferred.count() > 0)
+            worker.links.iter().flatten().any(|link| link.connection.has_unanswered())
         };
         while self.shared.phase() == Phase::Draining && unfinished(self) {
             let until_ns = self.shared.drain_until_ns.load(Ordering::Relaxed);

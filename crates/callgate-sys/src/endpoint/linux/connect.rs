@@ -70,7 +70,7 @@ pub fn connect(socket_path: &Path, deadline_ns: Option<u64>) -> Result<Socket, C
     }
 }
 
-/// Connects, waiting at most until the deadline; afterwards the socket has no time-out any more.
+/// Connects, waiting at most until the deadline; the time-out stays on the socket, and means nothing there: every send is MSG_DONTWAIT.
 fn reach(socket: &TrackedFd, address: &SocketAddrUnix, deadline_ns: u64) -> Result<(), Errno> {
     loop {
         // Zero would mean no limit at all. The kernel's own clock ticks are coarser than this, and

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use callgate_points::at;
 use rustix::fs::{
@@ -18,10 +19,13 @@ use rustix::net::{
 
 use super::address::{FileId, Folder, file_id};
 use super::lock::{InstanceLock, LockError};
+use crate::clock;
 use crate::endpoint::{BindError, NAME_LEN_MAX};
 use crate::process::{TrackedFd, generation, is_current};
 use crate::socket::Socket;
 
+/// How long a server that is being killed is waited for.
+const DYING_MAX: Duration = Duration::from_secs(2);
 /// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -55,7 +59,8 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`BindError`]; the instance lock is free again then, and no socket is left.
+    /// [`BindError`]; the instance lock is free again then, and no socket is left. Blocks for up to 2 s for a server that is
+    /// being killed at this moment.
     pub fn bind(
         socket_path: &Path,
         lock_path: &Path,
@@ -68,17 +73,19 @@ impl Listener {
         }
         let (folder, name) = Folder::of(socket_path).map_err(|e| no_folder(socket_path, e))?;
         let generation = generation();
-        let lock = InstanceLock::acquire(lock_path).map_err(|error| match error {
+        let mut temporary = OsString::from(".");
+        temporary.push(name);
+        temporary.push(".tmp");
+        let site = Site { path: socket_path, folder: &folder, name, temporary: &temporary };
+        // Looked at again under the lock; here so that a wrong path leaves no lock file behind.
+        site.check_final()?;
+        let lock = acquire_after_the_dying(lock_path).map_err(|error| match error {
             LockError::Held(pid) => BindError::InUse { path: socket_path.to_owned(), pid },
             LockError::Os("open", Errno::NOENT | Errno::NOTDIR) => {
                 no_folder(lock_path, Errno::NOENT)
             }
             LockError::Os(call, error) => failed(call, lock_path, error),
         })?;
-        let mut temporary = OsString::from(".");
-        temporary.push(name);
-        temporary.push(".tmp");
-        let site = Site { path: socket_path, folder: &folder, name, temporary: &temporary };
         let (socket, file) = site.listen(mode, group)?;
         Ok(Listener {
             socket,
@@ -107,6 +114,41 @@ impl Listener {
             }
         }
     }
+}
+
+/// Acquires the instance lock; one whose holder is being killed comes free once its memory is torn down, which can take
+/// a tenth of a second, and is waited for.
+fn acquire_after_the_dying(path: &Path) -> Result<InstanceLock, LockError> {
+    let until_ns = clock::deadline_ns(DYING_MAX);
+    loop {
+        match InstanceLock::acquire(path) {
+            Err(LockError::Held(Some(pid))) if is_dying(pid) && clock::now_ns() < until_ns => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Whether a process has been killed, or is on its way out.
+fn is_dying(pid: u32) -> bool {
+    const PF_EXITING: u64 = 4;
+    const SIGKILL_PENDING: u64 = 1 << (libc::SIGKILL - 1);
+    let file = |name| {
+        at!("sys.endpoint.read_proc", std::fs::read_to_string(format!("/proc/{pid}/{name}")))
+    };
+    let (Ok(stat), Ok(status)) = (file("stat"), file("status")) else { return false };
+    // The name of the program stands in brackets, and may have anything in it.
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let state = fields.next().unwrap_or_default();
+    let flags: u64 = fields.nth(5).and_then(|flags| flags.parse().ok()).unwrap_or(0);
+    let pending = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    };
+    matches!(state, "Z" | "X")
+        || flags & PF_EXITING != 0
+        || (pending("SigPnd:") | pending("ShdPnd:")) & SIGKILL_PENDING != 0
 }
 
 impl AsFd for Listener {

@@ -199,12 +199,14 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// As [`PayloadReader::accept`]; one that is sealed against writing fails to map with `EPERM`.
+    /// As [`PayloadReader::accept`]; [`Rejected::NotWritable`] for one that is sealed against writing.
     pub fn accept(fd: MemFd, len: usize) -> Result<Control, Rejected> {
         fd.check(len, CONTROL_SEALS)?;
-        let mapping = Mapping::new(&fd, len, ProtFlags::READ | ProtFlags::WRITE)
-            .map_err(|e| failed("mmap", e))?;
-        Ok(Control(mapping))
+        let mapping = Mapping::new(&fd, len, ProtFlags::READ | ProtFlags::WRITE);
+        mapping.map(Control).map_err(|error| match error {
+            Errno::PERM => Rejected::NotWritable,
+            error => failed("mmap", error),
+        })
     }
 
     /// Gives the address of the first byte; valid for [`Control::len`] bytes while this value

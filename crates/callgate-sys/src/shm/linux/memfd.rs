@@ -55,7 +55,8 @@ impl MemFd {
         let want = seals | SealFlags::SEAL;
         let have = match at!("sys.shm.get_seals", fcntl_get_seals(&self.0)) {
             Ok(have) => have,
-            Err(Errno::INVAL) => SealFlags::empty(),
+            // EBADF for one that was opened as a path only.
+            Err(Errno::INVAL | Errno::BADF) => SealFlags::empty(),
             Err(error) => return Err(failed("fcntl(F_GET_SEALS)", error)),
         };
         // A mask, not equality: kernels add seals of their own (F_SEAL_EXEC).

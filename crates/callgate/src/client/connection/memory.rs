@@ -11,7 +11,7 @@ use callgate_sys::sync::MutexGuard;
 use callgate_sys::{clock, process};
 
 use super::{Connection, End, Submit};
-use crate::error::CallError;
+use crate::error::{CallError, Started};
 use crate::options::WhenFull;
 
 /// Quiet seconds after which a connection keeps no payload memory at all.
@@ -60,7 +60,10 @@ impl Connection {
                     let timed_out = deadline_ns.is_some_and(|end| clock::now_ns() >= end);
                     if timed_out {
                         let waited = crate::wait::since(began_ns);
-                        return Err(CallError::DeadlineExceeded { waited });
+                        return Err(CallError::DeadlineExceeded {
+                            waited,
+                            started: Started::NotStarted,
+                        });
                     }
                     let quota = self.welcome.quota.min(self.options.bytes);
                     if self.options.when_full == WhenFull::Fail || len > quota {
@@ -113,7 +116,10 @@ impl Connection {
                     process::yield_now();
                     if deadline_ns.is_some_and(|deadline| clock::now_ns() >= deadline) {
                         let waited = crate::wait::since(began_ns);
-                        return Err(CallError::DeadlineExceeded { waited });
+                        return Err(CallError::DeadlineExceeded {
+                            waited,
+                            started: Started::NotStarted,
+                        });
                     }
                     submit = self.submit();
                     if self.has_ended() {

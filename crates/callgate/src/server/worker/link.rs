@@ -69,7 +69,9 @@ pub(super) fn handle<H: Handler>(
         return Ok(());
     }
     let call = Call::new(connection, taken, region);
-    if catch_unwind(AssertUnwindSafe(|| handler.handle(call))).is_err() {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| handler.handle(call))) {
+        // Its own drop could panic, out here where nothing catches it.
+        std::mem::forget(payload);
         tracing::error!(pid = connection.caller.pid, "the handler panicked");
     }
     Ok(())
@@ -118,6 +120,9 @@ fn read_message(link: &mut Link) -> Result<Read, Unusable> {
         Err(RecvError::Empty) => return Ok(Read::Empty),
         Err(RecvError::Closed | RecvError::Os(_)) => return Ok(Read::Closed),
     };
+    if received.lost_fd {
+        return Err(Unusable::no_descriptors());
+    }
     if received.truncated || received.extra_fds > 0 {
         return Err(Violation::new("message.size", received.len as u64, 16).into());
     }

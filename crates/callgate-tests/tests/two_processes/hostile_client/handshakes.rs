@@ -1,0 +1,242 @@
+//! Before a client is welcomed: garbage, halves, surplus descriptors, memory that is none.
+
+use super::{QUOTA, Stage, refused_as_malformed};
+use crate::{LONGEST, PEER, method};
+use callgate::{CallError, Client};
+use callgate_proto::wire::{Answer, Hello, Message, Reason, Versions};
+use callgate_sys::socket::Socket;
+use callgate_tests::data::{is_reply, method as m, request};
+use callgate_tests::hostile::{Raw, control_size, hello, receive, send, wait_closed};
+use callgate_tests::memory::{control_seals, impostors, memfd};
+use callgate_tests::{Place, Rng, until, within};
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+
+#[test]
+fn garbage_handshakes() {
+    within(LONGEST, || {
+        let mut rng = Rng::printed("garbage_handshakes");
+        let mut stage = Stage::new(&[]);
+        for len in (0..=64).chain([65, 100, 1_000, 60_000]) {
+            let bytes = rng.bytes(len);
+            stage.attack(&format!("{len} random bytes"), 1, |stage| {
+                let socket = stage.reach();
+                send(&socket, &bytes, &[]).expect("sent");
+                refused_as_malformed("garbage", &socket);
+            });
+        }
+        let size = control_size(65) as u64;
+        let good = hello(65, size, QUOTA);
+        // One byte wrong anywhere, or the end missing, or one too many.
+        for at in (0..8).chain(12..16) {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x40;
+            stage.attack(&format!("byte {at} is wrong"), 1, |stage| {
+                let socket = stage.reach();
+                send(&socket, &bytes, &[]).expect("sent");
+                refused_as_malformed("a wrong byte", &socket);
+            });
+        }
+        for len in [8, 16, 39, 41, 64] {
+            let mut bytes = good.clone();
+            bytes.resize(len, 0);
+            stage.attack(&format!("cut to {len}"), 1, |stage| {
+                let socket = stage.reach();
+                send(&socket, &bytes, &[]).expect("sent");
+                refused_as_malformed("a wrong length", &socket);
+            });
+        }
+        for (cells, control) in [
+            (0, size),
+            (1, size),
+            (1_025, size),
+            (u32::MAX, size),
+            (65, 0),
+            (65, size - 1),
+            (65, size + 4_096),
+            (65, u64::MAX),
+            (1_024, size),
+            (2, size),
+        ] {
+            stage.attack(&format!("{cells} cells in {control} bytes"), 1, |stage| {
+                let fd = memfd(size, true, control_seals());
+                let socket = stage.reach();
+                send(&socket, &hello(cells, control, QUOTA), &[fd.as_fd()]).expect("sent");
+                refused_as_malformed("wrong cells", &socket);
+            });
+        }
+        stage.finish();
+    });
+}
+
+#[test]
+fn other_versions_are_told_so() {
+    within(LONGEST, || {
+        let mut stage = Stage::new(&[]);
+        for (low, high) in [(2, 2), (0, 0), (7, u16::MAX), (u16::MAX, u16::MAX)] {
+            stage.attack(&format!("versions {low} to {high}"), 0, |stage| {
+                let socket = stage.reach();
+                let versions = Versions { low, high };
+                let hello = Hello { versions, ask: None }.encode();
+                send(&socket, hello.as_bytes(), &[]).expect("sent");
+                match receive(&socket) {
+                    Some((bytes, None)) => {
+                        let (answer, versions) = Answer::decode(&bytes).expect("an answer");
+                        assert_eq!(versions, Versions::OURS);
+                        let refusal = Answer::Refusal { reason: Some(Reason::Version), limit: 0 };
+                        assert_eq!(answer, refusal);
+                    }
+                    other => panic!("{:?}", other.map(|(bytes, _)| bytes)),
+                }
+                wait_closed(&socket);
+            });
+        }
+        for (low, high) in [(5, 3), (u16::MAX, 0), (1, 0)] {
+            stage.attack(&format!("versions {low} to {high}, which is none"), 1, |stage| {
+                let socket = stage.reach();
+                let hello = Hello { versions: Versions { low, high }, ask: None }.encode();
+                send(&socket, hello.as_bytes(), &[]).expect("sent");
+                refused_as_malformed("no version", &socket);
+            });
+        }
+        stage.finish();
+    });
+}
+
+/// With the handshake, and later with any message: none is leaked, whatever their number.
+#[test]
+fn surplus_descriptors() {
+    within(LONGEST, || {
+        let mut stage = Stage::new(&[]);
+        let size = control_size(65) as u64;
+        let good = memfd(size, true, control_seals());
+        let many = vec![good.as_fd(); 253];
+        for count in [0, 2, 3, 10, 64, 200, 253] {
+            stage.attack(&format!("a hello with {count} descriptors"), 1, |stage| {
+                let socket = stage.reach();
+                send(&socket, &hello(65, size, QUOTA), &many[..count]).expect("sent");
+                refused_as_malformed("descriptors", &socket);
+            });
+            let bell = Message::Bell.encode();
+            let region = Message::Region { id: 0, size }.encode();
+            let retire = Message::Retire { id: 0 }.encode();
+            for (what, message) in [("bell", bell), ("region", region), ("retire", retire)] {
+                if count == 0 && what == "bell" {
+                    continue;
+                }
+                stage.attack(&format!("a {what} with {count} descriptors"), 1, |stage| {
+                    let raw = stage.raw();
+                    send(&raw.socket, message.as_bytes(), &many[..count]).expect("sent");
+                    wait_closed(&raw.socket);
+                });
+            }
+        }
+        // One where none belongs.
+        for message in [Message::Bell, Message::Retire { id: 0 }] {
+            stage.attack(&format!("{message:?} with a descriptor"), 1, |stage| {
+                let raw = stage.raw();
+                send(&raw.socket, message.encode().as_bytes(), &many[..1]).expect("sent");
+                wait_closed(&raw.socket);
+            });
+        }
+        let status =
+            Hello { versions: Versions::OURS, ask: Some(callgate_proto::wire::Ask::Status) };
+        stage.attack("a status request with a descriptor", 1, |stage| {
+            let socket = stage.reach();
+            send(&socket, status.encode().as_bytes(), &many[..1]).expect("sent");
+            refused_as_malformed("descriptor", &socket);
+        });
+        stage.finish();
+    });
+}
+
+/// More than the server keeps at a time: they give way, honest clients get in, and their time ends.
+#[test]
+fn half_handshakes() {
+    within(LONGEST, || {
+        let mut stage = Stage::new(&["handshake_ms=700"]);
+        callgate_sys::process::raise_nofile().expect("raised");
+        let sockets: Vec<Socket> =
+            (0..1_500).map(|_| until("the server accepts", || stage.reach().into())).collect();
+        for id in 0..20 {
+            let client = Client::connect(stage.place.name()).expect("an honest client gets in");
+            let reply = client.call_with(method(m::CHECKED), &request(id, 100, 100));
+            assert!(is_reply(&reply.expect("a reply").to_vec(), id, 100));
+        }
+        stage.honest_goes_on(20);
+        for socket in &sockets {
+            wait_closed(socket);
+        }
+        assert!(stage.server.ask("status").number("refused") >= 1_500);
+        drop(sockets);
+        stage.finish();
+    });
+}
+
+/// Gone again at every step, with whatever lies unread.
+#[test]
+fn clients_that_vanish() {
+    within(LONGEST, || {
+        let mut rng = Rng::printed("clients_that_vanish");
+        let mut stage = Stage::new(&[]);
+        let size = control_size(65);
+        stage.attack("vanishing", 0, |stage| {
+            for _ in 0..60 {
+                drop(stage.reach());
+                let socket = stage.reach();
+                let (_control, fd) = callgate_sys::shm::Control::create(size).expect("memory");
+                send(&socket, &hello(65, size as u64, QUOTA), &[fd.as_fd()]).expect("sent");
+                drop(socket);
+                let mut raw = stage.raw();
+                if rng.chance(50) {
+                    raw.publish_bytes(m::CHECKED, &request(1, 20, 30_000));
+                }
+                if rng.chance(50) {
+                    raw.add_region(0, 65_536);
+                    raw.publish_far(m::ECHO, 0, 0, 60_000);
+                }
+                if rng.chance(30) {
+                    raw.socket.shutdown();
+                }
+                drop(raw);
+            }
+        });
+        stage.finish();
+    });
+}
+
+#[test]
+fn impostors_as_control_memory() {
+    within(LONGEST, || {
+        let mut stage = Stage::new(&[]);
+        let size = control_size(65) as u64;
+        for (what, fd) in impostors(size, control_seals()) {
+            stage.attack(what, 1, |stage| {
+                let socket = stage.reach();
+                send(&socket, &hello(65, size, QUOTA), &[fd.as_fd()]).expect("sent");
+                refused_as_malformed(what, &socket);
+            });
+        }
+        stage.finish();
+    });
+}
+
+/// The limit of clients of one user, met by an attacker, is met by that user alone; others' numbers are their own.
+#[test]
+fn a_user_who_takes_all_places() {
+    within(LONGEST, || {
+        let place = Place::new();
+        let mut server = place.server(PEER, &["clients_per_uid=20"]);
+        let raws: Vec<Raw> = (0..20).map(|_| Raw::connect(&place.path(), 2, QUOTA)).collect();
+        match Client::connect(place.name()) {
+            Err(CallError::Refused { reason, .. }) => assert!(reason.contains("20"), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+        let ids: HashSet<u16> = raws.iter().map(|raw| raw.words.cells as u16).collect();
+        assert_eq!(ids.len(), 1);
+        drop(raws);
+        let client = until("there is room again", || Client::connect(place.name()).ok());
+        client.call(b"x").expect("a reply");
+        assert!(server.ask("status").number("refused") >= 1);
+    });
+}
