@@ -52,9 +52,9 @@ pub struct Limits {
     pub bytes_per_client: u64,
     /// Bytes of reply memory that all clients of one user may hold. Default 8 GiB.
     pub bytes_per_uid: u64,
-    /// Longest request in bytes. Default 256 MiB.
+    /// Longest request in bytes; never more than `bytes_per_client`. Default 256 MiB.
     pub request_bytes: u64,
-    /// Longest reply in bytes. Default 256 MiB.
+    /// Longest reply in bytes; never more than `bytes_per_client`. Default 256 MiB.
     pub reply_bytes: u64,
     /// How long a client may take to say what it wants once it has connected. Default 1 s.
     pub handshake: Duration,

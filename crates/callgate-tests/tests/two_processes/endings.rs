@@ -144,7 +144,7 @@ fn the_deadline_passes_and_the_late_reply_is_nobodys() {
             server.expect("held");
             assert_eq!(server.ask("cancelled").number("cancelled"), 0);
             match pending.wait() {
-                Err(CallError::DeadlineExceeded { waited }) => assert!(waited >= timeout),
+                Err(CallError::DeadlineExceeded { waited, .. }) => assert!(waited >= timeout),
                 other => panic!("{other:?}"),
             }
             assert!(began.elapsed() >= timeout);

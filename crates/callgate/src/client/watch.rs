@@ -7,7 +7,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use std::sync::{PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use callgate_sys::collections::HashMap;
@@ -44,7 +44,7 @@ pub(super) fn watch(connection: &Shared) -> io::Result<()> {
     let watcher = current()?;
     let token = watcher.next.fetch_add(2, Ordering::Relaxed);
     connection.watched_as(token);
-    lock(&watcher.watched).insert(token, std::sync::Arc::downgrade(connection));
+    lock(&watcher.watched).insert(token, Arc::downgrade(connection));
     watcher.poller.add(&connection.socket, token, false)?;
     watcher.poller.add(&connection.server_process, token + 1, false)
 }
@@ -81,21 +81,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn current() -> io::Result<&'static Watcher> {
     // EDGE watcher (other end: the exchange below): Acquire sees the watcher's fields.
     let known = WATCHER.load(Ordering::Acquire);
-    // SAFETY: null, or a leaked box that is never freed; its fields were published by the exchange below.
+    // SAFETY: null, or what the exchange below published, fields included, and nobody ever frees.
     if let Some(watcher) = unsafe { known.as_ref() }
         && process::is_current(watcher.generation)
     {
         return Ok(watcher);
     }
-    // Leaked on purpose: its thread, and whoever got a reference, may use it for ever.
-    let fresh: &'static Watcher = Box::leak(Box::new(Watcher::new()?));
+    let fresh = Arc::new(Watcher::new()?);
     // Started before anyone can rely on it: a watcher without its thread would let deaths pass unnoticed.
-    thread::Builder::new().name("callgate-watch".into()).spawn(move || fresh.run())?;
-    let pointer = std::ptr::from_ref(fresh).cast_mut();
+    let running = fresh.clone();
+    thread::Builder::new().name("callgate-watch".into()).spawn(move || running.run())?;
     // EDGE watcher (other end: the load above): Release publishes the fields.
-    match WATCHER.compare_exchange(known, pointer, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => Ok(fresh),
+    let pointer = Arc::into_raw(fresh);
+    match WATCHER.compare_exchange(known, pointer.cast_mut(), Ordering::AcqRel, Ordering::Acquire) {
+        // SAFETY: from `into_raw` just now, and never given back: leaked on purpose, so a reference is always good.
+        Ok(_) => Ok(unsafe { &*pointer }),
         Err(other) => {
+            // SAFETY: from `into_raw` just now; it was not published, so this takes back what that let go of.
+            let fresh = unsafe { Arc::from_raw(pointer) };
             fresh.retired.store(true, Ordering::Relaxed);
             fresh.waker.wake();
             // SAFETY: another thread's exchange put it there; see the first load.

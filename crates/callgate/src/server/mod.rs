@@ -102,10 +102,13 @@ impl Server {
     /// [`ServeError::Os`]. Nothing is left running, and the name is not taken.
     pub fn serve_with(
         endpoint: impl ToEndpoint,
-        options: ServerOptions,
+        mut options: ServerOptions,
         handler: impl Handler,
     ) -> Result<Self, ServeError> {
         check(&options)?;
+        let limits = &mut options.limits;
+        limits.request_bytes = limits.request_bytes.min(limits.bytes_per_client);
+        limits.reply_bytes = limits.reply_bytes.min(limits.bytes_per_client);
         let endpoint = endpoint.to_endpoint()?;
         let (path, lock_path) = endpoint.server_paths()?;
         let os = |what: &str| {
@@ -277,14 +280,6 @@ fn check(options: &ServerOptions) -> Result<(), ServeError> {
     }
     if limits.handshake.is_zero() {
         return wrong("limits.handshake", 0, "more than zero");
-    }
-    let most = limits.request_bytes.max(limits.reply_bytes);
-    if most > limits.bytes_per_client {
-        return wrong(
-            "limits.request_bytes or limits.reply_bytes",
-            most,
-            "at most limits.bytes_per_client",
-        );
     }
     if options.idle_interval == Some(Duration::ZERO) {
         return wrong("idle_interval", 0, "more than zero");
