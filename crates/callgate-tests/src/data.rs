@@ -86,3 +86,20 @@ pub fn reply(id: u64, len: usize) -> &'static [u8] {
 pub fn is_reply(bytes: &[u8], id: u64, len: usize) -> bool {
     bytes == reply(id, len)
 }
+
+/// A line about a call for a file that several processes append to.
+///
+/// It has 32 bytes, so none lies across two pages, where a process that is killed could leave half of it.
+#[must_use]
+pub fn event(kind: &str, id: u64) -> String {
+    let line = format!("{kind:<13}{id:>18}\n");
+    assert_eq!(line.len(), 32);
+    line
+}
+
+/// The kind and id of such a line.
+#[must_use]
+pub fn read_event(line: &str) -> Option<(&str, u64)> {
+    let (kind, id) = line.split_at_checked(13)?;
+    Some((kind.trim_end(), id.trim_start().parse().ok()?))
+}

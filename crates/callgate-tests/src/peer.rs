@@ -187,6 +187,18 @@ impl Peer {
         }
     }
 
+    /// Waits for its next lines, which are these in any order.
+    ///
+    /// # Panics
+    /// When they are others.
+    pub fn expect_all(&self, words: &[&str]) {
+        let mut lines: Vec<String> = words.iter().map(|_| self.line()).collect();
+        lines.sort();
+        let mut words = words.to_vec();
+        words.sort_unstable();
+        assert_eq!(lines, words, "{}", self.what);
+    }
+
     /// Sends a command and waits for the answer, which begins with the same word.
     pub fn ask(&mut self, command: &str) -> Words {
         self.tell(command);

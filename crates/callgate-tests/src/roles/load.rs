@@ -20,7 +20,7 @@ use callgate::{
 
 use super::{command, kind, say};
 use crate::bounded::BOUND;
-use crate::data::{HEAD, fill_request, is_reply, method, request};
+use crate::data::{HEAD, event, fill_request, is_reply, method, request};
 use crate::peer::Words;
 use crate::rng::Rng;
 
@@ -212,8 +212,7 @@ impl Load {
             std::process::exit(3);
         }
         if let Some(mut events) = self.events.as_ref() {
-            let line = format!("{kind} {}\n", call.id);
-            events.write_all(line.as_bytes()).expect("noted");
+            events.write_all(event(kind, call.id).as_bytes()).expect("noted");
         }
         self.count(kind);
         if let Err(error) = ended {

@@ -15,7 +15,7 @@ use callgate::{
 };
 
 use super::{command, fork, say};
-use crate::data::{check_request, method, reply};
+use crate::data::{check_request, event, method, reply};
 use crate::peer::Words;
 
 /// What the handler and the commands share.
@@ -216,7 +216,7 @@ fn checked(state: &State, call: Call<'_>, record: bool) {
     };
     if record {
         let mut record = state.record.as_ref().expect("started with record=");
-        record.write_all(format!("{id}\n").as_bytes()).expect("recorded");
+        record.write_all(event("ran", id).as_bytes()).expect("recorded");
     }
     let bytes = reply(id, len);
     if id % 2 == 0 {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use callgate_tests::data::read_event;
 use callgate_tests::{Peer, Place, Rng, until, within};
 
 use crate::{LONGEST, PEER};
@@ -37,13 +38,12 @@ fn at_most_once(place: &Place) -> (usize, usize) {
     let read = |name| std::fs::read_to_string(place.directory().join(name)).expect("readable");
     let mut ran: HashSet<u64> = HashSet::new();
     for line in read("record").lines() {
-        let id = line.parse().expect("an id");
+        let (_, id) = read_event(line).unwrap_or_else(|| panic!("{line:?}"));
         assert!(ran.insert(id), "call {id} ran twice");
     }
     let mut told: HashMap<String, usize> = HashMap::new();
     for line in read("events").lines() {
-        let (kind, id) = line.split_once(' ').expect("a kind and an id");
-        let id: u64 = id.parse().expect("an id");
+        let (kind, id) = read_event(line).unwrap_or_else(|| panic!("{line:?}"));
         match kind {
             "ok" => assert!(ran.contains(&id), "call {id} was answered and never ran"),
             "not-started" | "not-running" => {

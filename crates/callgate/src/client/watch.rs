@@ -147,7 +147,9 @@ impl Watcher {
                 self.attend(event.token);
             }
         }
-        for connection in std::mem::take(&mut *lock(&self.asleep)) {
+        // Taken out first: the lock is not held while connections are worked on.
+        let asleep = std::mem::take(&mut *lock(&self.asleep));
+        for connection in asleep {
             if connection.upgrade().is_some_and(|connection| !connection.wake_sleepers()) {
                 lock(&self.asleep).push(connection);
             }

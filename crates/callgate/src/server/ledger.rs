@@ -88,7 +88,8 @@ impl Ledger {
         books.change(uid, |user| user.clients -= 1);
     }
 
-    pub(crate) fn clients(&self) -> u32 {
+    #[cfg(test)]
+    fn clients(&self) -> u32 {
         self.books().clients
     }
 

@@ -251,7 +251,8 @@ impl Drop for Server {
         }
         self.stop();
         let here = thread::current().id();
-        for thread in std::mem::take(&mut *lock(&self.threads)) {
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
             // A handler may own the server: its thread cannot wait for itself.
             if thread.thread().id() != here {
                 let _ = thread.join();

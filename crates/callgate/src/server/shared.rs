@@ -221,7 +221,7 @@ impl Shared {
     pub(super) fn status(&self) -> Status {
         Status {
             uptime_ns: clock::now_ns().saturating_sub(self.began_ns),
-            clients: self.ledger.clients().into(),
+            clients: lock(&self.connections).len() as u64,
             calls: self.desks.iter().map(|desk| desk.calls.load(Ordering::Relaxed)).sum(),
             refused: self.refused.load(Ordering::Relaxed),
             violations: self.violations.load(Ordering::Relaxed),
