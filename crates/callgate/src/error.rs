@@ -172,7 +172,8 @@ pub enum CallError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// As many calls as allowed are in flight. Nothing was sent.
+    /// As many calls as allowed are in flight. Nothing was sent. A call that was given up counts until the server has
+    /// answered or dropped it.
     #[error("{limit} calls are in flight already, which is this client's limit")]
     TooManyInFlight {
         /// The limit.

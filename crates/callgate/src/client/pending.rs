@@ -12,7 +12,8 @@ use crate::payload::Payload;
 use crate::region::SharedBytes;
 use crate::wait::{Ended, Wait};
 
-/// A call that was sent and not yet waited for. Dropping it cancels the call.
+/// A call that was sent and not yet waited for. Dropping it cancels the call; until the server has answered or dropped
+/// it, it goes on counting against the calls in flight.
 ///
 /// Can be waited for on any thread, and in any order among others.
 #[must_use = "dropping a pending call cancels it"]
