@@ -1,6 +1,6 @@
 //! Forked children for the tests of this crate.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -101,7 +101,16 @@ impl Drop for Child {
     }
 }
 
-/// Waits at most ten seconds for `fd`.
+/// Whether the other end of `socket` has gone within 30 s.
+///
+/// A child that another test forked meanwhile holds that end too, until its fork handler has run.
+pub(crate) fn hangs_up(socket: &impl AsFd) -> bool {
+    let limit = clock::timespec(30_000_000_000);
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    poll(&mut fds, Some(&limit)).is_ok_and(|ready| ready == 1)
+}
+
+/// Waits at most a minute for `fd`.
 pub(crate) fn readable_soon(fd: impl std::os::fd::AsFd) -> bool {
     let end = clock::deadline_ns(Duration::from_secs(60));
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
