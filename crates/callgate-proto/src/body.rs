@@ -36,6 +36,9 @@ pub struct Inline {
 }
 
 impl Inline {
+    /// No bytes.
+    pub const EMPTY: Self = Self { words: [0; 6], len: 0 };
+
     /// Takes the bytes if they fit into a cell, which holds [`INLINE_MAX`].
     #[must_use]
     #[inline]
@@ -43,20 +46,17 @@ impl Inline {
         if bytes.len() > INLINE_MAX {
             return None;
         }
-        let mut words = [0; 6];
-        let mut chunks = bytes.chunks_exact(8);
-        let mut at = 0;
-        for chunk in &mut chunks {
-            words[at] = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
-            at += 1;
-        }
-        let rest = chunks.remainder();
-        if !rest.is_empty() {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            words[at] = u64::from_le_bytes(last);
-        }
-        Some(Self { words, len: bytes.len() as u8 })
+        let mut inline = Self { words: [0; 6], len: bytes.len() as u8 };
+        copy_short(bytes, &mut inline.as_mut_bytes48()[..bytes.len()]);
+        Some(inline)
+    }
+
+    /// Copies as many bytes as both have to the start of `out`; returns how many.
+    #[inline]
+    pub fn copy_to(&self, out: &mut [u8]) -> usize {
+        let count = usize::from(self.len).min(out.len());
+        copy_short(&self.as_bytes48()[..count], &mut out[..count]);
+        count
     }
 
     /// The payload bytes.
@@ -76,6 +76,43 @@ impl Inline {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+}
+
+/// Copies at most [`INLINE_MAX`] bytes between slices of one length, in a few moves that may overlap.
+///
+/// A call of `memcpy` with a length known only at run time costs more than all that is done here.
+#[inline(always)]
+fn copy_short(from: &[u8], to: &mut [u8]) {
+    #[inline(always)]
+    fn ends<const N: usize>(from: &[u8], to: &mut [u8]) -> bool {
+        let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) else {
+            return false;
+        };
+        let (first, last) = (*first, *last);
+        if let Some(place) = to.first_chunk_mut::<N>() {
+            *place = first;
+        }
+        if let Some(place) = to.last_chunk_mut::<N>() {
+            *place = last;
+        }
+        true
+    }
+    if let (Some(middle), true) =
+        (from.get(..32).and_then(|start| start.last_chunk::<16>()), from.len() > 32)
+    {
+        let middle = *middle;
+        ends::<16>(from, to);
+        if let Some(place) = to.get_mut(..32).and_then(|start| start.last_chunk_mut::<16>()) {
+            *place = middle;
+        }
+        return;
+    }
+    if ends::<16>(from, to) || ends::<8>(from, to) || ends::<4>(from, to) {
+        return;
+    }
+    for (place, byte) in to.iter_mut().zip(from) {
+        *place = *byte;
     }
 }
 
@@ -148,22 +185,12 @@ impl Body {
         }
     }
 
-    /// The body words to store, and how many of them.
+    /// The body words to store.
     #[inline]
-    pub(crate) fn to_words(self) -> ([u64; 6], usize) {
+    pub(crate) fn to_words(self) -> [u64; 6] {
         match self {
-            Self::Inline(inline) => (inline.words, usize::from(inline.len).div_ceil(8)),
-            Self::Far(place) => ([u64::from(place.region), place.offset, place.len, 0, 0, 0], 3),
-        }
-    }
-
-    /// How many body words a head word announces.
-    #[inline]
-    pub(crate) fn words_announced(head: u64) -> usize {
-        if head & FAR != 0 {
-            3
-        } else {
-            (((head >> LENGTH_SHIFT) & LENGTH_MASK) as usize).min(INLINE_MAX).div_ceil(8)
+            Self::Inline(inline) => inline.words,
+            Self::Far(place) => [u64::from(place.region), place.offset, place.len, 0, 0, 0],
         }
     }
 
@@ -292,6 +319,14 @@ mod cast {
         }
     }
 
+    impl Inline {
+        #[inline]
+        pub(super) fn as_mut_bytes48(&mut self) -> &mut [u8; 48] {
+            zerocopy::transmute_mut!(&mut self.words)
+        }
+    }
+
+    #[inline]
     fn bytes_of(words: &[u64; 6]) -> &[u8; 48] {
         zerocopy::transmute_ref!(words)
     }
@@ -304,12 +339,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn inline_keeps_its_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..=48)) {
+        fn inline_keeps_its_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..=48), room in 0usize..60) {
             let inline = Inline::new(&bytes).expect("fits");
             prop_assert_eq!(inline.bytes(), &bytes[..]);
-            let (words, count) = Body::Inline(inline).to_words();
-            prop_assert_eq!(count, bytes.len().div_ceil(8));
-            prop_assert!(words[count..].iter().all(|word| *word == 0));
+            let mut out = vec![0xee; room];
+            let count = inline.copy_to(&mut out);
+            prop_assert_eq!(count, room.min(bytes.len()));
+            prop_assert_eq!(&out[..count], &bytes[..count]);
+            prop_assert!(out[count..].iter().all(|byte| *byte == 0xee), "no byte beyond");
+            let words = Body::Inline(inline).to_words();
+            prop_assert!(words[bytes.len().div_ceil(8)..].iter().all(|word| *word == 0));
         }
 
         #[test]
@@ -318,7 +357,7 @@ mod tests {
             let head = RequestHead { method, next, think: Think::from_ns(ns) };
             let word = head.encode(&body);
             prop_assert_eq!(RequestHead::decode(word), Ok(head));
-            let back = Body::from_words(word, body.to_words().0).expect("own encoding");
+            let back = Body::from_words(word, body.to_words()).expect("own encoding");
             prop_assert_eq!(back.len(), len as u64);
         }
 
@@ -331,7 +370,6 @@ mod tests {
 
         #[test]
         fn no_word_panics(head: u64, words: [u64; 6]) {
-            prop_assert!(Body::words_announced(head) <= 6);
             let _ = RequestHead::decode(head);
             let _ = ReplyHead::decode(head);
             if let Ok(Body::Inline(inline)) = Body::from_words(head, words) {

@@ -132,7 +132,7 @@ pub struct TakenReply {
 /// Client side.
 impl Cell {
     /// Publishes a request. Returns true when the server does not poll this cell and must be rung.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn publish_request(
         &self,
@@ -149,26 +149,43 @@ impl Cell {
         old & ARMED != 0
     }
 
-    /// Looks for the reply to `turn`; `None` while there is none.
+    /// Whether the reply to `turn` is there. Then [`Cell::read_reply`] may be called, by whoever saw that.
     ///
     /// # Errors
-    /// [`Violation`] when the word is neither this call's request nor its reply, or the reply makes no sense.
-    #[inline]
-    pub fn poll_reply(&self, turn: Turn) -> Result<Option<TakenReply>, Violation> {
+    /// [`Violation`] when the word is neither this call's request nor its reply.
+    #[inline(always)]
+    pub fn has_reply(&self, turn: Turn) -> Result<bool, Violation> {
         // EDGE reply (other end: `publish_reply`): Acquire takes over the line and the payload's memory.
         let state = self.state.load(Ordering::Acquire);
         if state & !(ARMED | CANCEL) == turn.bits() | REQUEST {
-            return Ok(None);
+            return Ok(false);
         }
         if state != turn.bits() | REPLY {
-            return Err(Violation::new("cell.state", state.into(), (turn.bits() | REPLY).into()));
+            return Err(not_a_reply(state, turn));
         }
+        Ok(true)
+    }
+
+    /// Reads the reply that [`Cell::has_reply`] saw.
+    ///
+    /// # Errors
+    /// [`Violation`] when it makes no sense.
+    #[inline(always)]
+    pub fn read_reply(&self) -> Result<TakenReply, Violation> {
         let (head, words) = self.read_body();
-        Ok(Some(TakenReply {
+        Ok(TakenReply {
             head: ReplyHead::decode(head)?,
             word: self.word.load(Ordering::Relaxed),
             body: Body::from_words(head, words)?,
-        }))
+        })
+    }
+
+    /// Looks for the reply to `turn`; `None` while there is none.
+    ///
+    /// # Errors
+    /// [`Violation`] as for [`Cell::has_reply`] and [`Cell::read_reply`].
+    pub fn poll_reply(&self, turn: Turn) -> Result<Option<TakenReply>, Violation> {
+        if self.has_reply(turn)? { self.read_reply().map(Some) } else { Ok(None) }
     }
 
     /// Says that the client is about to sleep for the reply to `turn`.
@@ -214,7 +231,7 @@ impl Cell {
     }
 
     /// Gives the memory of the reply to `turn` back to the server.
-    #[inline]
+    #[inline(always)]
     pub fn release(&self, turn: Turn) {
         // EDGE release (other end: `is_released`): Release orders our reads of the reply before its reuse.
         at!("proto.cell.release", self.state.store(turn.bits() | RELEASED, Ordering::Release));
@@ -227,7 +244,7 @@ impl Cell {
     ///
     /// # Errors
     /// [`Violation`] when a request stands there under another turn, or makes no sense.
-    #[inline]
+    #[inline(always)]
     pub fn poll_request(&self, turn: Turn) -> Result<Option<TakenRequest>, Violation> {
         // EDGE request (other end: `publish_request`): Acquire takes over the line and the payload's memory.
         let state = self.state.load(Ordering::Acquire);
@@ -235,7 +252,7 @@ impl Cell {
             return Ok(None);
         }
         if state & !(ARMED | CANCEL) != turn.bits() | REQUEST {
-            return Err(Violation::new("cell.state", state.into(), (turn.bits() | REQUEST).into()));
+            return Err(not_this_request(state, turn));
         }
         let (head, words) = self.read_body();
         Ok(Some(TakenRequest {
@@ -280,7 +297,7 @@ impl Cell {
     }
 
     /// Publishes a reply. Returns true when the caller sleeps on the state word and must be woken.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn publish_reply(&self, turn: Turn, head: ReplyHead, word: u32, body: Body) -> bool {
         self.fill(word, head.encode(&body), body);
@@ -306,29 +323,34 @@ impl Cell {
     }
 
     /// Relaxed everywhere: the swap of the state word that follows publishes all of it.
-    #[inline]
+    #[inline(always)]
     fn fill(&self, word: u32, head: u64, body: Body) {
         at!("proto.cell.fill", {
             self.word.store(word, Ordering::Relaxed);
             self.head.store(head, Ordering::Relaxed);
-            let (words, count) = body.to_words();
-            for (slot, value) in self.body.iter().zip(words).take(count) {
+            // All six words, also where fewer say something: no branch costs less than the stores that it saves.
+            for (slot, value) in self.body.iter().zip(body.to_words()) {
                 slot.store(value, Ordering::Relaxed);
             }
         });
     }
 
-    /// Copies head and announced body words into private memory, each word loaded once.
-    #[inline]
+    /// Copies head and body into private memory, each word loaded once.
+    #[inline(always)]
     fn read_body(&self) -> (u64, [u64; 6]) {
         let head = self.head.load(Ordering::Relaxed);
-        let mut words = [0; 6];
-        let count = Body::words_announced(head);
-        for (slot, value) in words.iter_mut().zip(&self.body).take(count) {
-            *slot = value.load(Ordering::Relaxed);
-        }
-        (head, words)
+        (head, std::array::from_fn(|index| self.body[index].load(Ordering::Relaxed)))
     }
+}
+
+#[cold]
+fn not_a_reply(state: u32, turn: Turn) -> Violation {
+    Violation::new("cell.state", state.into(), (turn.bits() | REPLY).into())
+}
+
+#[cold]
+fn not_this_request(state: u32, turn: Turn) -> Violation {
+    Violation::new("cell.state", state.into(), (turn.bits() | REQUEST).into())
 }
 
 impl Header {

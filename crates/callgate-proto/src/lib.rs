@@ -12,6 +12,7 @@
 //! | [`wire`] | the messages of the control socket |
 //! | [`arena`] | where a sender puts payloads: private bookkeeping of its own regions |
 //! | [`life`] | how sleeping callers learn of a death |
+//! | [`lock`] | a lock of one word, for private state |
 //! | [`pace`] | the decisions of waiting: spin, yield or sleep |
 //!
 //! Whatever a peer wrote is an allegation: it is loaded once, checked, and turned into a type whose possession proves
@@ -25,6 +26,7 @@ pub mod cell;
 pub mod chain;
 pub mod layout;
 pub mod life;
+pub mod lock;
 pub mod pace;
 mod sync;
 mod violation;

@@ -6,6 +6,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use callgate_proto::body::Inline;
 use callgate_sys::shm::{PayloadReader, copy_from_shared};
 
 /// Largest piece that [`Payload::for_each_chunk`] hands out, in bytes: it stays in the first-level cache.
@@ -24,7 +25,7 @@ pub struct Payload<'a>(Bytes<'a>);
 
 #[derive(Clone, Copy)]
 enum Bytes<'a> {
-    Private(&'a [u8]),
+    Private(&'a Inline),
     Shared { start: *const u8, len: usize, region: PhantomData<&'a PayloadReader> },
 }
 
@@ -35,15 +36,16 @@ unsafe impl Send for Bytes<'_> {}
 unsafe impl Sync for Bytes<'_> {}
 
 impl<'a> Payload<'a> {
-    pub(crate) fn private(bytes: &'a [u8]) -> Self {
-        Self(Bytes::Private(bytes))
+    #[inline]
+    pub(crate) fn private(inline: &'a Inline) -> Self {
+        Self(Bytes::Private(inline))
     }
 
     /// `range` was checked against the region (`Place::check`).
     pub(crate) fn shared(region: &'a PayloadReader, range: Range<usize>) -> Self {
         if !region.is_ours() {
             // In a forked child: the bytes are not mapped here.
-            return Self::private(&[]);
+            return Self::private(&Inline::EMPTY);
         }
         assert!(range.start <= range.end && range.end <= region.len(), "a checked range");
         // SAFETY: inside the mapping, asserted above.
@@ -53,9 +55,10 @@ impl<'a> Payload<'a> {
 
     /// Length in bytes.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         match self.0 {
-            Bytes::Private(bytes) => bytes.len(),
+            Bytes::Private(inline) => inline.len(),
             Bytes::Shared { len, .. } => len,
         }
     }
@@ -72,7 +75,9 @@ impl<'a> Payload<'a> {
         let Some(room) = self.len().checked_sub(offset) else { return 0 };
         let count = room.min(out.len());
         match self.0 {
-            Bytes::Private(bytes) => out[..count].copy_from_slice(&bytes[offset..offset + count]),
+            Bytes::Private(inline) => {
+                out[..count].copy_from_slice(&inline.bytes()[offset..offset + count]);
+            }
             // SAFETY: offset + count <= len, which lies in the mapping that `'a` keeps (established in `shared`); `out`
             // holds count bytes and is private.
             Bytes::Shared { start, .. } => unsafe {
@@ -85,7 +90,10 @@ impl<'a> Payload<'a> {
     /// Copies the payload to the start of `out`, as much as fits; returns how many bytes.
     #[inline]
     pub fn copy_to(&self, out: &mut [u8]) -> usize {
-        self.read_at(0, out)
+        match self.0 {
+            Bytes::Private(inline) => inline.copy_to(out),
+            Bytes::Shared { .. } => self.read_at(0, out),
+        }
     }
 
     /// Copies the payload into a new vector.
@@ -93,7 +101,7 @@ impl<'a> Payload<'a> {
     pub fn to_vec(&self) -> Vec<u8> {
         let len = self.len();
         match self.0 {
-            Bytes::Private(bytes) => bytes.to_vec(),
+            Bytes::Private(inline) => inline.bytes().to_vec(),
             Bytes::Shared { start, .. } => {
                 let mut out = Vec::with_capacity(len);
                 // SAFETY: the source lies in the mapping (established in `shared`); the vector has room for len bytes,
@@ -120,8 +128,8 @@ impl<'a> Payload<'a> {
     /// ```
     pub fn for_each_chunk(&self, mut each: impl FnMut(&[u8])) {
         match self.0 {
-            Bytes::Private([]) => {}
-            Bytes::Private(bytes) => each(bytes),
+            Bytes::Private(inline) if inline.is_empty() => {}
+            Bytes::Private(inline) => each(inline.bytes()),
             Bytes::Shared { len, .. } => {
                 let mut chunk = [0; CHUNK_BYTES];
                 let mut at = 0;
@@ -143,7 +151,7 @@ impl<'a> Payload<'a> {
     #[must_use]
     pub unsafe fn as_slice(&self) -> &'a [u8] {
         match self.0 {
-            Bytes::Private(bytes) => bytes,
+            Bytes::Private(inline) => inline.bytes(),
             // SAFETY: inside the mapping that `'a` keeps (established in `shared`); nobody writes (contract).
             Bytes::Shared { start, len, .. } => unsafe { std::slice::from_raw_parts(start, len) },
         }
@@ -169,29 +177,38 @@ mod tests {
         PayloadReader::accept(fd, size).expect("sealed")
     }
 
+    fn reads(payload: Payload<'_>, bytes: &[u8]) {
+        let len = bytes.len();
+        assert_eq!(payload.len(), len);
+        assert_eq!(payload.to_vec(), bytes);
+        let mut joined = Vec::new();
+        payload.for_each_chunk(|chunk| joined.extend_from_slice(chunk));
+        assert_eq!(joined, bytes);
+        let mut whole = vec![0; len + 3];
+        assert_eq!(payload.copy_to(&mut whole), len);
+        assert_eq!((&whole[..len], &whole[len..]), (bytes, &[0; 3][..]));
+        let mut part = [0; 7];
+        assert_eq!(payload.read_at(len - 2, &mut part), 2);
+        assert_eq!(part[..2], bytes[len - 2..]);
+        assert_eq!(payload.read_at(len, &mut part), 0);
+        assert_eq!(payload.read_at(usize::MAX, &mut part), 0);
+        // SAFETY: nobody writes to these bytes.
+        assert_eq!(unsafe { payload.as_slice() }, bytes);
+    }
+
     #[test]
     fn shared_and_private_payloads_read_alike() {
         let bytes: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
-        let region = region(&bytes);
-        for payload in [Payload::private(&bytes), Payload::shared(&region, 0..bytes.len())] {
-            assert_eq!(payload.len(), bytes.len());
-            assert_eq!(payload.to_vec(), bytes);
-            let mut joined = Vec::new();
-            payload.for_each_chunk(|chunk| joined.extend_from_slice(chunk));
-            assert_eq!(joined, bytes);
-            let mut part = [0; 7];
-            assert_eq!(payload.read_at(99_998, &mut part), 2);
-            assert_eq!(part[..2], bytes[99_998..]);
-            assert_eq!(payload.read_at(100_000, &mut part), 0);
-            assert_eq!(payload.read_at(usize::MAX, &mut part), 0);
-            // SAFETY: nobody writes to these bytes.
-            assert_eq!(unsafe { payload.as_slice() }, bytes);
+        reads(Payload::shared(&region(&bytes), 0..bytes.len()), &bytes);
+        for len in 2..=48 {
+            let inline = Inline::new(&bytes[..len]).expect("short");
+            reads(Payload::private(&inline), &bytes[..len]);
         }
     }
 
     #[test]
     fn empty_payloads_have_no_chunks() {
-        Payload::private(&[]).for_each_chunk(|_| panic!("no chunk"));
-        assert!(Payload::private(&[]).is_empty());
+        Payload::private(&Inline::EMPTY).for_each_chunk(|_| panic!("no chunk"));
+        assert!(Payload::private(&Inline::EMPTY).is_empty());
     }
 }

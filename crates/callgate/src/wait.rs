@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use callgate_proto::Violation;
-use callgate_proto::cell::{TakenReply, Turn};
+use callgate_proto::cell::Turn;
 use callgate_proto::layout::Cell;
 use callgate_proto::life::Life;
 use callgate_proto::pace::{CallerPace, Plan, Policy, Surroundings};
@@ -38,8 +38,8 @@ pub(crate) struct Wait<'a> {
 
 /// How a wait ended.
 pub(crate) enum Ended {
-    /// With a reply, and whether the caller slept for it.
-    Reply(TakenReply, bool),
+    /// The reply is there, to be read; and whether the caller slept for it.
+    Reply { slept: bool },
     /// The deadline passed.
     TimedOut,
     /// The connection ended, and no reply is there.
@@ -52,9 +52,8 @@ impl Wait<'_> {
     pub(crate) fn run(&self) -> Result<Ended, Violation> {
         if self.pace.looks_first(self.policy, self.rang) {
             for _ in 0..FIRST_LOOKS {
-                if let Some(reply) = self.cell.poll_reply(self.turn)? {
-                    self.pace.note(&reply.head);
-                    return Ok(Ended::Reply(reply, false));
+                if self.cell.has_reply(self.turn)? {
+                    return Ok(Ended::Reply { slept: false });
                 }
                 pause_between_looks();
             }
@@ -69,26 +68,22 @@ impl Wait<'_> {
         let looks = self.pace.looks_first(self.policy, self.rang);
         if looks {
             let plan = self.pace.plan(self.policy, surroundings(began_ns));
-            if let Some(reply) = self.look(plan, began_ns)? {
+            if self.look(plan, began_ns)? {
                 self.pace.answered(clock::now_ns() - began_ns);
-                self.pace.note(&reply.head);
-                return Ok(Ended::Reply(reply, false));
+                return Ok(Ended::Reply { slept: false });
             }
         }
         let ended = self.sleep()?;
-        if let Ended::Reply(reply, _) = &ended {
-            if looks {
-                let slept = clock::now_ns() - began_ns;
-                self.pace.answered(slept.saturating_sub(callgate_proto::pace::WAKE_NS));
-            }
-            self.pace.note(&reply.head);
+        if looks && matches!(ended, Ended::Reply { .. }) {
+            let slept = clock::now_ns() - began_ns;
+            self.pace.answered(slept.saturating_sub(callgate_proto::pace::WAKE_NS));
         }
         Ok(ended)
     }
 
-    fn look(&self, plan: Plan, began_ns: u64) -> Result<Option<TakenReply>, Violation> {
+    fn look(&self, plan: Plan, began_ns: u64) -> Result<bool, Violation> {
         let (limit_ns, yields) = match plan {
-            Plan::Sleep => return Ok(None),
+            Plan::Sleep => return Ok(false),
             Plan::Spin(ns) => (ns, false),
             Plan::Yield(ns) => (ns, true),
         };
@@ -96,8 +91,8 @@ impl Wait<'_> {
         let mut now_ns = began_ns;
         while now_ns < limit_ns && !self.life.has_ended() {
             for _ in 0..if yields { 2 } else { LOOKS_PER_CLOCK } {
-                if let Some(reply) = self.cell.poll_reply(self.turn)? {
-                    return Ok(Some(reply));
+                if self.cell.has_reply(self.turn)? {
+                    return Ok(true);
                 }
                 pause_between_looks();
             }
@@ -112,14 +107,14 @@ impl Wait<'_> {
                 }
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     fn sleep(&self) -> Result<Ended, Violation> {
         let mut slice_ns = SLICE_FIRST_NS;
         loop {
-            if let Some(reply) = self.cell.poll_reply(self.turn)? {
-                return Ok(Ended::Reply(reply, true));
+            if self.cell.has_reply(self.turn)? {
+                return Ok(Ended::Reply { slept: true });
             }
             let now_ns = clock::now_ns();
             if self.deadline_ns.is_some_and(|deadline| now_ns >= deadline) {
@@ -136,9 +131,9 @@ impl Wait<'_> {
             }
             self.life.awake();
             if !may_sleep {
-                return Ok(match self.cell.poll_reply(self.turn)? {
-                    Some(reply) => Ended::Reply(reply, true),
-                    None => Ended::Gone,
+                return Ok(match self.cell.has_reply(self.turn)? {
+                    true => Ended::Reply { slept: true },
+                    false => Ended::Gone,
                 });
             }
             if timed_out {

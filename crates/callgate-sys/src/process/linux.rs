@@ -62,6 +62,28 @@ pub fn yield_now() {
     rustix::thread::sched_yield();
 }
 
+/// Asks for the cache line of `place`, to be written soon: the request for it overlaps with what is done until then.
+#[inline(always)]
+pub fn will_write<T>(place: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a prefetch (PREFETCHW) faults at no address and changes nothing but caches.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(std::ptr::from_ref(place).cast()) };
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above, for PRFM.
+    unsafe {
+        core::arch::asm!(
+            "prfm pstl1keep, [{}]",
+            in(reg) std::ptr::from_ref(place),
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = place;
+}
+
 /// Waits for the time of two `PAUSE`s between two looks at memory that another CPU writes.
 #[inline(always)]
 pub fn pause() {

@@ -68,6 +68,9 @@ pub fn yield_now() {
     here.switch(here.world.lock());
 }
 
+/// Does nothing: a hint for caches.
+pub fn will_write<T>(_place: &T) {}
+
 /// Waits a little between two looks at memory that another CPU writes.
 pub fn pause() {
     inside().point("sys.process.pause", 200);

@@ -4,7 +4,6 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::LockResult;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -41,16 +40,12 @@ impl<T> Mutex<T> {
     }
 
     /// Waits until it is free, and takes it.
-    ///
-    /// # Errors
-    ///
-    /// None: it is never poisoned.
-    pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+    pub fn lock(&self) -> MutexGuard<'_, T> {
         if let Some(here) = here() {
             here.point("sync.lock", 20);
         }
         self.take();
-        Ok(MutexGuard { mutex: self, _thread: PhantomData })
+        MutexGuard { mutex: self, _thread: PhantomData }
     }
 
     fn take(&self) {
@@ -108,17 +103,6 @@ fn wake(address: usize, count: u32) {
 #[derive(Debug, Default)]
 pub struct Condvar(AtomicU32);
 
-/// Whether a wait ended by its time limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WaitTimeoutResult(bool);
-
-impl WaitTimeoutResult {
-    /// True if the time was over.
-    pub fn timed_out(&self) -> bool {
-        self.0
-    }
-}
-
 impl Condvar {
     /// Makes one that nobody waits for.
     pub const fn new() -> Condvar {
@@ -143,33 +127,14 @@ impl Condvar {
         woken
     }
 
-    /// Lets go of the lock, waits for a notification, and takes the lock again.
-    ///
-    /// # Errors
-    ///
-    /// None.
-    pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
-        self.sleep(&guard, None);
-        Ok(guard)
-    }
-
-    /// As [`Condvar::wait`], but for no longer than `limit`.
-    ///
-    /// # Errors
-    ///
-    /// None.
+    /// Lets go of the lock, waits for a notification for at most that long, and takes the lock again. May return early.
     pub fn wait_timeout<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
         limit: Duration,
-    ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
-        let woken = self.sleep(&guard, Some(crate::clock::deadline_ns(limit)));
-        Ok((guard, WaitTimeoutResult(!woken)))
-    }
-
-    /// Wakes one who waits.
-    pub fn notify_one(&self) {
-        self.notify(1);
+    ) -> MutexGuard<'a, T> {
+        self.sleep(&guard, Some(crate::clock::deadline_ns(limit)));
+        guard
     }
 
     /// Wakes all who wait.

@@ -6,7 +6,7 @@ mod memory;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use callgate_proto::Violation;
@@ -161,11 +161,13 @@ impl Connection {
         self.life.has_ended()
     }
 
+    #[inline]
     fn submit(&self) -> MutexGuard<'_, Submit> {
-        self.submit.lock().unwrap_or_else(PoisonError::into_inner)
+        self.submit.lock()
     }
 
     /// Publishes a call. On an error nothing was sent, and `block` has been given back.
+    #[inline]
     pub(super) fn send(
         &self,
         sending: Sending,
@@ -190,6 +192,7 @@ impl Connection {
                 }
             },
         };
+        sys_process::will_write(self.control.cell(ticket.cell));
         submit.drawn += 1;
         let think = match submit.slept_at_ns.take() {
             Some(slept_at_ns) => Think::from_ns(clock::now_ns().saturating_sub(slept_at_ns)),
@@ -251,7 +254,7 @@ impl Connection {
         };
         let waited = self.room.wait_timeout(submit, slice);
         self.room_waiters.fetch_sub(1, Ordering::Relaxed);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+        waited
     }
 
     /// A call has ended and its reply was consumed: its cell and memory are free.
@@ -315,7 +318,7 @@ impl Connection {
         if place.len > self.welcome.reply_max {
             return Err(Violation::new("place.len", place.len, self.welcome.reply_max).into());
         }
-        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut incoming = self.incoming.lock();
         if incoming.find(place)?.is_none() {
             self.receive_into(&mut incoming)?;
         }
@@ -327,7 +330,7 @@ impl Connection {
 
     /// Reads what the server sent over the socket.
     pub(super) fn receive(&self) {
-        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut incoming = self.incoming.lock();
         // Under the lock, so that nobody misses what was rejected here before the connection's end says why.
         if let Err(unusable) = self.receive_into(&mut incoming) {
             self.cannot_go_on(unusable);

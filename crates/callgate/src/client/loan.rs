@@ -5,8 +5,8 @@ use std::ops::{Deref, DerefMut};
 use callgate_proto::arena::Block;
 use callgate_proto::body::{Body, INLINE_MAX, Inline};
 
-use super::connection::{Sending, Shared};
-use super::pending::{Pending, Reply};
+use super::connection::{Sending, Sent, Shared};
+use super::pending::{Pending, Reply, wait_for};
 use super::{Limit, time_limit};
 use crate::error::CallError;
 use crate::options::CallOptions;
@@ -52,14 +52,20 @@ impl Loan {
     /// # Errors
     /// As [`Client::call`](super::Client::call), but it is never repeated by the library.
     pub fn call(self, options: CallOptions) -> Result<Reply, CallError> {
-        self.submit(options)?.wait()
+        let (connection, sent, limit) = self.send(options)?;
+        wait_for(&connection, sent, limit)
     }
 
     /// Sends the request; wait for the reply later.
     ///
     /// # Errors
     /// As [`Client::submit`](super::Client::submit).
-    pub fn submit(mut self, options: CallOptions) -> Result<Pending, CallError> {
+    pub fn submit(self, options: CallOptions) -> Result<Pending, CallError> {
+        let (connection, sent, limit) = self.send(options)?;
+        Ok(Pending::new(connection, sent, limit.deadline_ns, limit.began_ns))
+    }
+
+    fn send(mut self, options: CallOptions) -> Result<(Shared, Sent, Limit), CallError> {
         if !self.connection.is_ours() {
             return Err(CallError::Forked);
         }
@@ -81,7 +87,7 @@ impl Loan {
         }
         let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns };
         let sent = connection.send(sending, body, block)?;
-        Ok(Pending::new(connection, sent, limit.deadline_ns, limit.began_ns))
+        Ok((connection, sent, limit))
     }
 }
 

@@ -16,7 +16,7 @@ mod pending;
 mod watch;
 
 use std::cell::Cell;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callgate_points::at;
@@ -32,7 +32,7 @@ use crate::caller::Caller;
 use crate::endpoint::{Endpoint, ToEndpoint};
 use crate::error::{CallError, Started};
 use crate::options::{CallOptions, ClientOptions, Retry, TimeLimit};
-use connection::{Sending, Shared};
+use connection::{Sending, Sent, Shared};
 
 /// How often a call is repeated at most; see [`Retry`].
 const REPEATS_MAX: u32 = 3;
@@ -64,7 +64,7 @@ struct Inner {
 impl Inner {
     /// Forgets a connection that has ended, so that its memory goes as soon as no call needs it.
     fn let_go(&self, ended: &connection::Connection) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock();
         let same = current.as_ref().is_some_and(|kept| std::ptr::eq(&**kept, ended));
         let old = if same { current.take() } else { None };
         drop(current);
@@ -78,6 +78,10 @@ pub(crate) struct Limit {
     pub(crate) deadline_ns: Option<u64>,
     /// When it began; 0 where there is no deadline, since then nobody asks.
     pub(crate) began_ns: u64,
+}
+
+impl Limit {
+    const NONE: Self = Self { deadline_ns: None, began_ns: 0 };
 }
 
 impl Client {
@@ -135,8 +139,7 @@ impl Client {
     #[inline]
     pub fn call_with(&self, options: CallOptions, request: &[u8]) -> Result<Reply, CallError> {
         let limit = time_limit(&options, self.inner.options.timeout);
-        let ended = self.start(options, request, limit).and_then(Pending::wait);
-        match ended {
+        match self.exchange(options, request, limit) {
             Err(CallError::Disconnected { started }) => {
                 self.repeat(options, request, limit, started)
             }
@@ -161,7 +164,7 @@ impl Client {
             if !may {
                 break;
             }
-            match self.start(options, request, limit).and_then(Pending::wait) {
+            match self.exchange(options, request, limit) {
                 Err(CallError::Disconnected { started: again }) => started = again,
                 ended => return ended,
             }
@@ -177,7 +180,8 @@ impl Client {
     /// As [`Client::call`], but for what only a reply can tell.
     pub fn submit(&self, options: CallOptions, request: &[u8]) -> Result<Pending, CallError> {
         let limit = time_limit(&options, self.inner.options.timeout);
-        self.start(options, request, limit)
+        let (connection, sent) = self.send(options, request, limit)?;
+        Ok(Pending::new(connection, sent, limit.deadline_ns, limit.began_ns))
     }
 
     /// Borrows a request buffer of `len` bytes in shared memory, to be filled in place.
@@ -213,17 +217,29 @@ impl Client {
         &self.inner.endpoint
     }
 
+    #[inline]
     fn current(&self) -> MutexGuard<'_, Option<Shared>> {
-        self.inner.current.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.current.lock()
     }
 
     #[inline]
-    fn start(
+    fn exchange(
         &self,
         options: CallOptions,
         request: &[u8],
         limit: Limit,
-    ) -> Result<Pending, CallError> {
+    ) -> Result<Reply, CallError> {
+        let (connection, sent) = self.send(options, request, limit)?;
+        pending::wait_for(&connection, sent, limit)
+    }
+
+    #[inline]
+    fn send(
+        &self,
+        options: CallOptions,
+        request: &[u8],
+        limit: Limit,
+    ) -> Result<(Shared, Sent), CallError> {
         let connection = self.connection(limit)?;
         check_caller(&connection)?;
         check_length(&connection, request.len())?;
@@ -239,7 +255,7 @@ impl Client {
         };
         let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns };
         let sent = connection.send(sending, body, block)?;
-        Ok(Pending::new(connection, sent, limit.deadline_ns, limit.began_ns))
+        Ok((connection, sent))
     }
 
     /// The present connection, or a new one.
@@ -305,6 +321,7 @@ impl std::fmt::Debug for Client {
     }
 }
 
+#[inline]
 pub(crate) fn time_limit(options: &CallOptions, default: Option<Duration>) -> Limit {
     let deadline = |began_ns: u64, timeout: Duration| {
         Some(began_ns.saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)))
@@ -319,7 +336,7 @@ pub(crate) fn time_limit(options: &CallOptions, default: Option<Duration>) -> Li
             let left = at.saturating_duration_since(Instant::now());
             Limit { deadline_ns: deadline(began_ns, left), began_ns }
         }
-        (None, None) => Limit { deadline_ns: None, began_ns: 0 },
+        (None, None) => Limit::NONE,
     }
 }
 

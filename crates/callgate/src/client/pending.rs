@@ -1,11 +1,12 @@
 //! A call on its way, and the reply that ends it.
 
-use std::time::Duration;
-
-use callgate_proto::body::{Body, Inline};
+use callgate_proto::Violation;
+use callgate_proto::body::{Body, Inline, Place};
 use callgate_proto::cell::TakenReply;
+use callgate_proto::layout::Cell;
 use callgate_sys::clock;
 
+use super::Limit;
 use super::connection::{Sent, Shared};
 use crate::error::{CallError, Started};
 use crate::payload::Payload;
@@ -46,33 +47,8 @@ impl Pending {
             return Err(CallError::Forked);
         }
         let Some(sent) = self.sent.take() else { return Err(self.connection.not_started()) };
-        let connection = &self.connection;
-        let wait = Wait {
-            cell: connection.control.cell(sent.ticket.cell),
-            turn: sent.ticket.turn,
-            life: &connection.life,
-            pace: &connection.pace,
-            policy: connection.options.wait,
-            rang: sent.rang,
-            deadline_ns: self.deadline_ns,
-            look_around: &|| connection.look_around(),
-        };
-        match wait.run() {
-            Ok(Ended::Reply(reply, slept)) => receive(connection, sent, reply, slept),
-            Ok(Ended::TimedOut) => {
-                connection.give_up(sent);
-                let waited = clock::now_ns().saturating_sub(self.began_ns);
-                Err(CallError::DeadlineExceeded {
-                    waited: Duration::from_nanos(waited),
-                    started: Started::MayHaveRun,
-                })
-            }
-            Ok(Ended::Gone) => Err(connection.end_error(sent.ticket)),
-            Err(violation) => {
-                connection.violated(violation);
-                Err(connection.end_error(sent.ticket))
-            }
-        }
+        let limit = Limit { deadline_ns: self.deadline_ns, began_ns: self.began_ns };
+        wait_for(&self.connection, sent, limit)
     }
 
     /// Whether [`Pending::wait`] would return at once. Never blocks.
@@ -86,7 +62,7 @@ impl Pending {
             return true;
         }
         let cell = self.connection.control.cell(sent.ticket.cell);
-        !matches!(cell.poll_reply(sent.ticket.turn), Ok(None))
+        !matches!(cell.has_reply(sent.ticket.turn), Ok(false))
     }
 
     /// Cancels the call; the same as dropping it. The handler can see it, and a late reply is discarded.
@@ -110,36 +86,86 @@ impl std::fmt::Debug for Pending {
     }
 }
 
-/// Turns what stands in the cell into a reply or a failure.
+/// Blocks until a call that was sent has ended.
 #[inline]
-fn receive(
+pub(super) fn wait_for(connection: &Shared, sent: Sent, limit: Limit) -> Result<Reply, CallError> {
+    let wait = Wait {
+        cell: connection.control.cell(sent.ticket.cell),
+        turn: sent.ticket.turn,
+        life: &connection.life,
+        pace: &connection.pace,
+        policy: connection.options.wait,
+        rang: sent.rang,
+        deadline_ns: limit.deadline_ns,
+        look_around: &|| connection.look_around(),
+    };
+    match wait.run() {
+        Ok(Ended::Reply { slept }) => receive(connection, sent, slept, wait.cell),
+        ended => Err(without_reply(connection, sent, limit, ended)),
+    }
+}
+
+#[cold]
+fn without_reply(
     connection: &Shared,
     sent: Sent,
-    taken: TakenReply,
-    slept: bool,
-) -> Result<Reply, CallError> {
-    let bytes = match taken.body {
+    limit: Limit,
+    ended: Result<Ended, Violation>,
+) -> CallError {
+    match ended {
+        Ok(Ended::TimedOut) => {
+            connection.give_up(sent);
+            let waited = crate::wait::since(limit.began_ns);
+            return CallError::DeadlineExceeded { waited, started: Started::MayHaveRun };
+        }
+        Ok(Ended::Reply { .. } | Ended::Gone) => {}
+        Err(violation) => connection.violated(violation),
+    }
+    connection.end_error(sent.ticket)
+}
+
+/// Turns what stands in the cell into a reply or a failure.
+#[inline]
+fn receive(connection: &Shared, sent: Sent, slept: bool, cell: &Cell) -> Result<Reply, CallError> {
+    let TakenReply { head, word: status, body } = match cell.read_reply() {
+        Ok(taken) => taken,
+        Err(violation) => return Err(without_reply(connection, sent, Limit::NONE, Err(violation))),
+    };
+    connection.pace.note(&head);
+    let reply = match body {
         Body::Inline(inline) => {
             connection.finish(sent, slept);
-            ReplyBytes::Inline(inline)
+            Reply { status, bytes: ReplyBytes::Inline(inline) }
         }
-        Body::Far(place) => match connection.find(place) {
-            Ok(bytes) => ReplyBytes::Far {
-                bytes,
-                _hold: Hold { connection: connection.clone(), sent, slept },
-            },
-            Err(unusable) => {
-                connection.cannot_go_on(unusable);
-                return Err(connection.end_error(sent.ticket));
-            }
-        },
+        Body::Far(place) => receive_far(connection, sent, slept, status, place)?,
     };
-    let reply = Reply { status: taken.word, bytes };
-    if taken.head.failure {
-        let message = String::from_utf8_lossy(&reply.to_vec()).into_owned();
-        return Err(CallError::Handler { code: taken.word, message });
+    if head.failure { Err(failure(&reply)) } else { Ok(reply) }
+}
+
+#[inline]
+fn receive_far(
+    connection: &Shared,
+    sent: Sent,
+    slept: bool,
+    status: u32,
+    place: Place,
+) -> Result<Reply, CallError> {
+    match connection.find(place) {
+        Ok(bytes) => {
+            let hold = Hold { connection: connection.clone(), sent, slept };
+            Ok(Reply { status, bytes: ReplyBytes::Far { bytes, _hold: hold } })
+        }
+        Err(unusable) => {
+            connection.cannot_go_on(unusable);
+            Err(connection.end_error(sent.ticket))
+        }
     }
-    Ok(reply)
+}
+
+#[cold]
+fn failure(reply: &Reply) -> CallError {
+    let message = String::from_utf8_lossy(&reply.to_vec()).into_owned();
+    CallError::Handler { code: reply.status, message }
 }
 
 /// A server's answer.
@@ -194,9 +220,10 @@ impl Reply {
 
     /// The bytes, to be read in place.
     #[must_use]
+    #[inline]
     pub fn payload(&self) -> Payload<'_> {
         match &self.bytes {
-            ReplyBytes::Inline(inline) => Payload::private(inline.bytes()),
+            ReplyBytes::Inline(inline) => Payload::private(inline),
             ReplyBytes::Far { bytes, .. } => Payload::shared(&bytes.region, bytes.range.clone()),
         }
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use callgate_points::at;
 use callgate_proto::arena::Block;
 use callgate_proto::body::{Body, INLINE_MAX, Inline};
+use callgate_proto::cell::{Deadline, Turn};
 use callgate_proto::chain::Taken;
 use callgate_sys::clock;
 use callgate_sys::shm::PayloadReader;
@@ -24,7 +25,10 @@ use crate::region::Piece;
 pub struct Call<'a> {
     connection: Held<'a, Connection>,
     request: Request<'a>,
-    taken: Taken,
+    method: u32,
+    deadline: Deadline,
+    turn: Turn,
+    cell: u16,
     answered: bool,
     deferred: bool,
 }
@@ -66,23 +70,31 @@ impl<'a> Call<'a> {
     #[inline]
     pub(super) fn new(
         connection: &'a Arc<Connection>,
-        taken: Taken,
+        taken: &Taken,
         region: Option<Piece<'a>>,
     ) -> Self {
-        let request = match (taken.request.body, region) {
-            (Body::Inline(inline), _) => Request::Inline(inline),
+        let request = match (&taken.request.body, region) {
+            (Body::Inline(inline), _) => Request::Inline(*inline),
             (Body::Far(_), Some((region, range))) => Request::Far(Held::Borrowed(region), range),
             (Body::Far(_), None) => unreachable!("the worker found the region of a far request"),
         };
-        let connection = Held::Borrowed(connection);
-        Self { connection, request, taken, answered: false, deferred: false }
+        Self {
+            connection: Held::Borrowed(connection),
+            request,
+            method: taken.request.head.method,
+            deadline: taken.request.deadline,
+            turn: taken.turn,
+            cell: taken.cell,
+            answered: false,
+            deferred: false,
+        }
     }
 
     /// The method number that the caller chose; 0 by default.
     #[must_use]
     #[inline]
     pub fn method(&self) -> u32 {
-        self.taken.request.head.method
+        self.method
     }
 
     /// The request's bytes.
@@ -90,7 +102,7 @@ impl<'a> Call<'a> {
     #[inline]
     pub fn request(&self) -> Payload<'_> {
         match &self.request {
-            Request::Inline(inline) => Payload::private(inline.bytes()),
+            Request::Inline(inline) => Payload::private(inline),
             Request::Far(region, range) => Payload::shared(region, range.clone()),
         }
     }
@@ -104,14 +116,14 @@ impl<'a> Call<'a> {
     /// When the caller stops waiting, to about 0.1 ms; `None` when it set no limit, or one more than a day off.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.taken.request.deadline.decode(clock::now_ns()).map(clock::to_instant)
+        self.deadline.decode(clock::now_ns()).map(clock::to_instant)
     }
 
     /// Whether the caller has given up or is gone: nobody waits for the answer. It still has to be given, or dropped.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         !self.connection.is_usable()
-            || self.connection.control.cell(self.taken.cell).is_cancelled(self.taken.turn)
+            || self.connection.control.cell(self.cell).is_cancelled(self.turn)
     }
 
     /// Answers with status 0.
@@ -164,7 +176,7 @@ impl<'a> Call<'a> {
     #[must_use = "dropping the call answers it with a failure"]
     pub fn defer(mut self) -> Deferred {
         if !self.deferred {
-            self.connection.defer(self.taken.cell);
+            self.connection.defer(self.cell);
         }
         // What is left behind here answers nothing, and counts for nothing.
         self.answered = true;
@@ -175,7 +187,10 @@ impl<'a> Call<'a> {
                 Request::Inline(inline) => Request::Inline(*inline),
                 Request::Far(region, range) => Request::Far(region.own(), range.clone()),
             },
-            taken: self.taken,
+            method: self.method,
+            deadline: self.deadline,
+            turn: self.turn,
+            cell: self.cell,
             answered: false,
             deferred: true,
         }
@@ -188,8 +203,13 @@ impl<'a> Call<'a> {
         }
         if let Some(inline) = Inline::new(bytes) {
             self.leave();
-            let Taken { cell, turn, .. } = self.taken;
-            return self.connection.answer(cell, turn, failure, word, Body::Inline(inline));
+            return self.connection.answer(
+                self.cell,
+                self.turn,
+                failure,
+                word,
+                Body::Inline(inline),
+            );
         }
         match self.place(bytes.len()) {
             Ok(block) => {
@@ -208,8 +228,7 @@ impl<'a> Call<'a> {
 
     fn answer_far(&mut self, failure: bool, word: u32, block: Block) -> Result<(), ReplyError> {
         self.leave();
-        let Taken { cell, turn, .. } = self.taken;
-        self.connection.answer_far(cell, turn, failure, word, block)
+        self.connection.answer_far(self.cell, self.turn, failure, word, block)
     }
 
     fn place(&self, len: usize) -> Result<Block, ReplyError> {
@@ -238,7 +257,7 @@ impl<'a> Call<'a> {
     fn leave(&mut self) {
         self.answered = true;
         if self.deferred {
-            self.connection.undefer(self.taken.cell);
+            self.connection.undefer(self.cell);
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! What only the worker touches (the chain of requests, the client's regions) is in `worker`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
-use std::sync::{Arc, PoisonError};
 
 use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN, REGIONS_MAX};
 use callgate_proto::body::{Body, ReplyHead};
@@ -95,7 +95,7 @@ impl Connection {
     }
 
     fn out(&self) -> MutexGuard<'_, Out> {
-        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+        self.out.lock()
     }
 
     #[inline]

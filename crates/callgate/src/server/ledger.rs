@@ -1,7 +1,7 @@
 //! What each user uses of a server: clients, and reply memory until the kernel proves that it was released.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 
 use callgate_sys::collections::HashMap;
 use callgate_sys::shm::{MemFd, ReleaseId, ReleaseWatch};
@@ -60,7 +60,7 @@ impl Ledger {
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock()
     }
 
     /// What tells of releases, to be polled; then call [`Ledger::settle`].

@@ -1,7 +1,7 @@
 //! What all threads of one server share: its limits, its phase, its counters, and how to reach each worker.
 
+use std::sync::Weak;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{PoisonError, Weak};
 use std::time::Duration;
 
 use callgate_proto::pace::Policy;
@@ -80,7 +80,7 @@ struct Threads {
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 impl Shared {
@@ -254,8 +254,7 @@ impl Shared {
                 return false;
             }
             let slice = Duration::from_nanos(slice.min(1 << 60));
-            let waited = self.thread_ended.wait_timeout(threads, slice);
-            threads = waited.unwrap_or_else(PoisonError::into_inner).0;
+            threads = self.thread_ended.wait_timeout(threads, slice);
         }
         !threads.cut_off
     }

@@ -6,7 +6,7 @@
 mod link;
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -64,6 +64,10 @@ pub(super) struct Worker<H> {
     never_yield: bool,
     next_tick_ns: Option<u64>,
     looked_ns: u64,
+    /// The CPU plus one, in the high half, as replies tell it.
+    cpu_hint: u64,
+    /// The process whose call the handler has.
+    handling: Option<u32>,
 }
 
 impl<H: Handler> Worker<H> {
@@ -85,6 +89,8 @@ impl<H: Handler> Worker<H> {
             ban: YieldBan::default(),
             never_yield: process::is_realtime(),
             looked_ns: 0,
+            cpu_hint: 0,
+            handling: None,
         }
     }
 
@@ -95,6 +101,19 @@ impl<H: Handler> Worker<H> {
     /// Serves until the server stops; returns whether calls were cut off by a drain's deadline.
     pub(super) fn run(mut self) -> bool {
         crate::client::mark_worker(self.shared.epoch);
+        while let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.serve_all())) {
+            let Some(pid) = self.handling.take() else { resume_unwind(payload) };
+            // Its own drop could panic, out here where nothing catches it.
+            std::mem::forget(payload);
+            tracing::error!(pid, "the handler panicked");
+        }
+        let cut_off = self.drain();
+        self.end_all();
+        cut_off
+    }
+
+    /// Serves while the server does. Unwinds when a handler panics, and can then be called again.
+    fn serve_all(&mut self) {
         let mut idle_passes = 0;
         while self.shared.phase() == Phase::Serving {
             if self.pass() {
@@ -118,9 +137,6 @@ impl<H: Handler> Worker<H> {
                 idle_passes = 0;
             }
         }
-        let cut_off = self.drain();
-        self.end_all();
-        cut_off
     }
 
     /// Gives every active connection its turn; returns whether any had a call.
@@ -160,13 +176,15 @@ impl<H: Handler> Worker<H> {
             if count == 0 {
                 link.quiet_passes = 0;
                 self.pace.served(taken.request.head.think);
-                let cpu = u64::from(process::current_cpu()) + 1;
-                let hints = cpu << 32 | active.min(usize::from(u16::MAX)) as u64;
+                let hints = self.cpu_hint | active.min(usize::from(u16::MAX)) as u64;
                 link.connection.hints.store(hints, Ordering::Relaxed);
             }
             let calls = &self.shared.desks[self.index].calls;
             calls.store(calls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-            handle(link, taken, &*self.handler, &self.shared)?;
+            self.handling = Some(link.connection.caller.pid);
+            let handled = handle(link, &taken, &*self.handler, &self.shared);
+            self.handling = None;
+            handled?;
             if count % 4 == 3 {
                 let now_ns = clock::now_ns();
                 if began_ns == 0 {
@@ -240,7 +258,7 @@ impl<H: Handler> Worker<H> {
 
     /// Looks at epoll without waiting, and at what is due.
     fn look(&mut self, now_ns: u64) {
-        self.looked_ns = now_ns;
+        self.looked(now_ns);
         self.wait(Some(0));
         self.do_what_is_due(now_ns);
     }
@@ -266,8 +284,13 @@ impl<H: Handler> Worker<H> {
         let due_ns = tidy_ns.into_iter().chain(self.next_tick_ns).min();
         self.wait(due_ns);
         let now_ns = clock::now_ns();
-        self.looked_ns = now_ns;
+        self.looked(now_ns);
         self.do_what_is_due(now_ns);
+    }
+
+    fn looked(&mut self, now_ns: u64) {
+        self.looked_ns = now_ns;
+        self.cpu_hint = (u64::from(process::current_cpu()) + 1) << 32;
     }
 
     /// Waits for events until `deadline_ns` and attends to them.

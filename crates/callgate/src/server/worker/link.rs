@@ -1,6 +1,5 @@
 //! One connection as its worker keeps it: taking its calls, and reading its socket.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use callgate_proto::Violation;
@@ -8,6 +7,7 @@ use callgate_proto::arena::REGIONS_MAX;
 use callgate_proto::body::{Body, Inline, Place};
 use callgate_proto::chain::{Intake, Taken};
 use callgate_proto::wire::{MESSAGE_MAX, Message};
+use callgate_sys::process;
 use callgate_sys::socket::RecvError;
 
 use crate::error::codes;
@@ -36,14 +36,15 @@ pub(super) struct Link {
     pub(super) in_tidy: bool,
 }
 
-/// Handles one call that was taken.
+/// Handles one call that was taken. Unwinds when the handler panics; its caller has been answered then.
 #[inline]
 pub(super) fn handle<H: Handler>(
     link: &mut Link,
-    taken: Taken,
+    taken: &Taken,
     handler: &H,
     shared: &Shared,
 ) -> Result<(), Unusable> {
+    process::will_write(link.connection.control.cell(taken.cell));
     if taken.request.body.len() > shared.limits.request_bytes {
         let (found, allowed) = (taken.request.body.len(), shared.limits.request_bytes);
         return Err(Violation::new("place.len", found, allowed).into());
@@ -54,9 +55,9 @@ pub(super) fn handle<H: Handler>(
         // It was announced before the call was published, so it is in the socket, if it is.
         read_regions(link)?;
     }
-    let region: Option<Piece<'_>> = match taken.request.body {
+    let region: Option<Piece<'_>> = match &taken.request.body {
         Body::Inline(_) => None,
-        Body::Far(place) => Some(found(link.incoming.find(place)?, place)?),
+        Body::Far(place) => Some(found(link.incoming.find(*place)?, *place)?),
     };
     let connection = &link.connection;
     connection.reuse(taken.cell);
@@ -68,12 +69,7 @@ pub(super) fn handle<H: Handler>(
     if !connection.take(taken.turn) {
         return Ok(());
     }
-    let call = Call::new(connection, taken, region);
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| handler.handle(call))) {
-        // Its own drop could panic, out here where nothing catches it.
-        std::mem::forget(payload);
-        tracing::error!(pid = connection.caller.pid, "the handler panicked");
-    }
+    handler.handle(Call::new(connection, taken, region));
     Ok(())
 }
 
