@@ -1,27 +1,30 @@
 //! The life of one call, decided in one word: the cell's state, and every access to a cell.
 //!
 //! ```text
-//! state word   bits  0      ARMED   whoever waits for the next change of this cell sleeps; who changes it must wake
+//! state word   bits  0      ASLEEP  the client sleeps on this word: who answers must wake it
 //!              bit   1      CANCEL  the client gave the call up; the server need not start it
-//!              bits  2..4   phase   0 blank, 1 request, 2 reply, 3 released
-//!              bits  4..32  turn    28 bits, counts the calls of a connection from 1 and wraps
+//!              bit   2      ARMED   the server polls no more, and waits for the next request here: who sends it must ring
+//!              bit   3      BELL    how to ring: 0 over the socket, 1 by a wake of this word
+//!              bits  4..6   phase   0 blank, 1 request, 2 reply, 3 released
+//!              bits  6..32  turn    26 bits, counts the calls of a connection from 1 and wraps
 //!
-//! from                to                 by      how     then
-//! ------------------  -----------------  ------  ------  ---------------------------------------------
-//! any but request     same | ARMED       server  CAS     it polls this cell no more: the client must ring
-//! any but request     request(turn)      client  swap    the old word had ARMED: ring the server
-//! request             request | ARMED    client  CAS     it sleeps on this word: the server must wake it
-//! request             request | CANCEL   client  or      the late reply is discarded
-//! request             reply(turn)        server  swap    the old word had ARMED: wake the client
-//! reply               released(turn)     client  store   the reply's memory goes back to the server
+//! from                     to                        by      how     then
+//! -----------------------  ------------------------  ------  ------  ---------------------------------------
+//! any but request(turn)    same | ARMED (| BELL)     server  CAS     it polls this cell no more
+//! any but request(turn)    request(turn)             client  swap    the old word had ARMED: ring
+//! any                      same - ARMED - BELL       client  and     a detour (see `chain`); it had ARMED: ring
+//! request                  request | ASLEEP          client  CAS     it sleeps on this word
+//! request                  request | CANCEL          client  CAS     the late reply is discarded
+//! request                  reply(turn), ARMED kept   server  CAS     the old word had ASLEEP: wake the client
+//! reply                    released(turn), same      client  or      the reply's memory goes back to the server
 //! ```
 //!
 //! "Publish, then see whether the peer sleeps" and "say that I sleep, then look again" are each ONE atomic
 //! read-modify-write of the same word. All such operations on one word are totally ordered (C++20 [intro.races]
 //! modification order; an RMW reads the value just before its own in that order, [atomics.order]). So either the
-//! sleeper's CAS comes first, and the publisher's swap returns ARMED; or the swap comes first, and the CAS fails because
-//! the word is another. A missed wake-up would need both to miss. No fence takes part, which is why none is here.
-//! The loom tests `no_lost_reply_wake` and `no_lost_request_ring` check exactly this code.
+//! sleeper's operation comes first, and the publisher's returns its flag; or the publisher's comes first, and the
+//! sleeper's fails because the word is another. A missed wake-up would need both to miss. No fence takes part, which is
+//! why none is here. The loom tests `no_lost_reply_wake` and `no_lost_request_ring` check exactly this code.
 //!
 //! A peer can write anything at any time, zeros included (the region can be punched): each reader loads the word once
 //! and decides on the copy.
@@ -32,16 +35,42 @@ use crate::layout::{Cell, Header};
 use crate::sync::{AtomicU32, Ordering, fence};
 use callgate_points::at;
 
-const ARMED: u32 = 1;
+const ASLEEP: u32 = 1;
 const CANCEL: u32 = 1 << 1;
-const PHASE_SHIFT: u32 = 2;
+const ARMED: u32 = 1 << 2;
+const BELL: u32 = 1 << 3;
+const FLAGS: u32 = ASLEEP | CANCEL | ARMED | BELL;
+const PHASE_SHIFT: u32 = 4;
 const PHASE_MASK: u32 = 0b11 << PHASE_SHIFT;
 const REQUEST: u32 = 1 << PHASE_SHIFT;
 const REPLY: u32 = 2 << PHASE_SHIFT;
 const RELEASED: u32 = 3 << PHASE_SHIFT;
-const TURN_SHIFT: u32 = 4;
+const TURN_SHIFT: u32 = 6;
 
-/// The number of a call on its connection: 28 bits, wrapping.
+/// Tries to change a word that a peer may be changing all the time; an honest one changes it twice at most.
+const TRIES: u32 = 16;
+
+/// What a client owes a server after it published: how to wake it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// Nothing: the server polls.
+    No,
+    /// A message over the socket.
+    Socket,
+    /// A wake of the state word of this cell, by the system's futex.
+    Word(u16),
+}
+
+/// How a server wants to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doorbell {
+    /// It sleeps in its poller.
+    Socket,
+    /// It sleeps on the word.
+    Word,
+}
+
+/// The number of a call on its connection: 26 bits, wrapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn(u32);
 
@@ -56,7 +85,7 @@ impl Turn {
         Self((self.0 + 1) & (u32::MAX >> TURN_SHIFT))
     }
 
-    /// Whether this call comes after `other` in the order of calls; right while they are less than 2^27 apart.
+    /// Whether this call comes after `other` in the order of calls; right while they are less than 2^25 apart.
     #[must_use]
     pub fn is_after(self, other: Self) -> bool {
         let distance = self.0.wrapping_sub(other.0) << TURN_SHIFT;
@@ -131,7 +160,7 @@ pub struct TakenReply {
 
 /// Client side.
 impl Cell {
-    /// Publishes a request. Returns true when the server does not poll this cell and must be rung.
+    /// Publishes a request. Tells whether the server has stopped polling this cell, and how to ring.
     #[inline(always)]
     #[must_use]
     pub fn publish_request(
@@ -140,13 +169,23 @@ impl Cell {
         head: RequestHead,
         deadline: Deadline,
         body: Body,
-    ) -> bool {
+    ) -> Option<Doorbell> {
         self.fill(deadline.0, head.encode(&body), body);
-        // EDGE request (other end: `poll_request`): Release hands over the line and the payload's memory.
+        // EDGE request (other end: `has_request`): Release hands over the line and the payload's memory.
         // ARMED is read by the same operation; see the module's argument.
         let old =
             at!("proto.cell.request", self.state.swap(turn.bits() | REQUEST, Ordering::Release));
-        old & ARMED != 0
+        doorbell(old)
+    }
+
+    /// Takes over the duty to ring a server that waits at this cell for a request which is elsewhere.
+    #[must_use]
+    pub fn disarm(&self) -> Option<Doorbell> {
+        // EDGE detour (other end: `arm_request`): Release hands over the word of the detour, written before. Replies and
+        // releases that come between are RMWs too, and carry it on (C++20 [intro.races] release sequence).
+        let old =
+            at!("proto.cell.disarm", self.state.fetch_and(!(ARMED | BELL), Ordering::Release));
+        doorbell(old)
     }
 
     /// Whether the reply to `turn` is there. Then [`Cell::read_reply`] may be called, by whoever saw that.
@@ -157,10 +196,10 @@ impl Cell {
     pub fn has_reply(&self, turn: Turn) -> Result<bool, Violation> {
         // EDGE reply (other end: `publish_reply`): Acquire takes over the line and the payload's memory.
         let state = self.state.load(Ordering::Acquire);
-        if state & !(ARMED | CANCEL) == turn.bits() | REQUEST {
+        if state & !FLAGS == turn.bits() | REQUEST {
             return Ok(false);
         }
-        if state != turn.bits() | REPLY {
+        if state & !(ARMED | BELL) != turn.bits() | REPLY {
             return Err(not_a_reply(state, turn));
         }
         Ok(true)
@@ -193,17 +232,20 @@ impl Cell {
     /// Returns the word's value to sleep on, or `None` when the word has changed meanwhile: look again.
     pub fn arm_reply(&self, turn: Turn) -> Option<u32> {
         let mut seen = self.state.load(Ordering::Relaxed);
-        while seen & !(ARMED | CANCEL) == turn.bits() | REQUEST {
-            let armed = seen | ARMED;
-            if seen == armed {
-                return Some(armed);
+        for _ in 0..TRIES {
+            if seen & !FLAGS != turn.bits() | REQUEST {
+                break;
+            }
+            let asleep = seen | ASLEEP;
+            if seen == asleep {
+                return Some(asleep);
             }
             // Relaxed: nothing is handed over by going to sleep; the order with `publish_reply` is the word's own.
             match at!(
                 "proto.cell.arm_reply",
-                self.state.compare_exchange(seen, armed, Ordering::Relaxed, Ordering::Relaxed)
+                self.state.compare_exchange(seen, asleep, Ordering::Relaxed, Ordering::Relaxed)
             ) {
-                Ok(_) => return Some(armed),
+                Ok(_) => return Some(asleep),
                 Err(now) => seen = now,
             }
         }
@@ -213,7 +255,10 @@ impl Cell {
     /// Gives the call up. The cell and its memory stay taken until its reply is there and was discarded.
     pub fn cancel(&self, turn: Turn) {
         let mut seen = self.state.load(Ordering::Relaxed);
-        while seen & !(ARMED | CANCEL) == turn.bits() | REQUEST && seen & CANCEL == 0 {
+        for _ in 0..TRIES {
+            if seen & !FLAGS != turn.bits() | REQUEST || seen & CANCEL != 0 {
+                return;
+            }
             // Relaxed: the flag carries no data. A CAS, so that a reply that is there already is not spoilt.
             match at!(
                 "proto.cell.cancel",
@@ -230,62 +275,81 @@ impl Cell {
         }
     }
 
-    /// Gives the memory of the reply to `turn` back to the server.
+    /// Gives the memory of the reply that was read back to the server.
     #[inline(always)]
-    pub fn release(&self, turn: Turn) {
+    pub fn release(&self) {
         // EDGE release (other end: `is_released`): Release orders our reads of the reply before its reuse.
-        at!("proto.cell.release", self.state.store(turn.bits() | RELEASED, Ordering::Release));
+        // It turns the phase of a reply into that of a released one, and keeps what the server set besides.
+        at!("proto.cell.release", self.state.fetch_or(RELEASED, Ordering::Release));
     }
 }
 
 /// Server side.
 impl Cell {
-    /// Takes the request of `turn`; `None` while it is not there.
+    /// Whether the request of `turn` is there. Then [`Cell::read_request`] may be called. `before`: the cell's present
+    /// request, which may still stand there because it has not been answered.
     ///
     /// # Errors
-    /// [`Violation`] when a request stands there under another turn, or makes no sense.
+    /// [`Violation`] when another request stands there.
     #[inline(always)]
-    pub fn poll_request(&self, turn: Turn) -> Result<Option<TakenRequest>, Violation> {
+    pub fn has_request(&self, turn: Turn, before: Option<Turn>) -> Result<bool, Violation> {
         // EDGE request (other end: `publish_request`): Acquire takes over the line and the payload's memory.
         let state = self.state.load(Ordering::Acquire);
-        if state & PHASE_MASK != REQUEST {
-            return Ok(None);
+        if state & !FLAGS == turn.bits() | REQUEST {
+            return Ok(true);
         }
-        if state & !(ARMED | CANCEL) != turn.bits() | REQUEST {
-            return Err(not_this_request(state, turn));
+        if state & PHASE_MASK != REQUEST
+            || before.is_some_and(|before| state & !FLAGS == before.bits() | REQUEST)
+        {
+            return Ok(false);
         }
+        Err(not_this_request(state, turn))
+    }
+
+    /// Reads the request that [`Cell::has_request`] saw.
+    ///
+    /// # Errors
+    /// [`Violation`] when it makes no sense.
+    #[inline(always)]
+    pub fn read_request(&self) -> Result<TakenRequest, Violation> {
         let (head, words) = self.read_body();
-        Ok(Some(TakenRequest {
+        Ok(TakenRequest {
             head: RequestHead::decode(head)?,
             deadline: Deadline(self.word.load(Ordering::Relaxed)),
             body: Body::from_words(head, words)?,
-            cancelled: state & CANCEL != 0,
-        }))
+            // Relaxed: a hint, it carries no data.
+            cancelled: self.state.load(Ordering::Relaxed) & CANCEL != 0,
+        })
     }
 
-    /// Says that the server stops polling this cell. False when a request is there: take it first.
+    /// Says that the server stops polling this cell for the request of `turn`, and how to ring it.
+    ///
+    /// Returns the word's value to sleep on, or `None` when the request is there, or something that `has_request` rejects.
     #[must_use]
-    pub fn arm_request(&self) -> bool {
+    pub fn arm_request(&self, turn: Turn, before: Option<Turn>, bell: Doorbell) -> Option<u32> {
+        let flags = match bell {
+            Doorbell::Socket => ARMED,
+            Doorbell::Word => ARMED | BELL,
+        };
         let mut seen = self.state.load(Ordering::Relaxed);
-        while seen & PHASE_MASK != REQUEST {
-            if seen & ARMED != 0 {
-                return true;
+        for _ in 0..TRIES {
+            let old_request = before.is_some_and(|old| seen & !FLAGS == old.bits() | REQUEST);
+            if seen & !FLAGS == turn.bits() | REQUEST
+                || (seen & PHASE_MASK == REQUEST && !old_request)
+            {
+                return None;
             }
-            // Relaxed: nothing is handed over by going to sleep; the order with `publish_request` is the word's own.
+            let armed = seen & !(ARMED | BELL) | flags;
+            // EDGE detour (other end: `disarm`): Acquire takes over the word of a detour whose client came first.
             match at!(
                 "proto.cell.arm_request",
-                self.state.compare_exchange(
-                    seen,
-                    seen | ARMED,
-                    Ordering::Relaxed,
-                    Ordering::Relaxed
-                )
+                self.state.compare_exchange(seen, armed, Ordering::Acquire, Ordering::Relaxed)
             ) {
-                Ok(_) => return true,
+                Ok(_) => return Some(armed),
                 Err(now) => seen = now,
             }
         }
-        false
+        None
     }
 
     /// Whether the caller of `turn` gave up.
@@ -293,7 +357,7 @@ impl Cell {
     pub fn is_cancelled(&self, turn: Turn) -> bool {
         // Relaxed: a hint, it carries no data.
         let state = self.state.load(Ordering::Relaxed);
-        state & !ARMED != turn.bits() | REQUEST
+        state & !(FLAGS & !CANCEL) != turn.bits() | REQUEST
     }
 
     /// Publishes a reply. Returns true when the caller sleeps on the state word and must be woken.
@@ -301,16 +365,28 @@ impl Cell {
     #[must_use]
     pub fn publish_reply(&self, turn: Turn, head: ReplyHead, word: u32, body: Body) -> bool {
         self.fill(word, head.encode(&body), body);
-        // EDGE reply (other end: `poll_reply`): Release hands over the line, the reply's memory and the request's.
-        let old = at!("proto.cell.reply", self.state.swap(turn.bits() | REPLY, Ordering::Release));
-        old & ARMED != 0
+        // A CAS, not a swap: this server's worker may have armed the cell meanwhile, for the call after this one.
+        let mut seen = turn.bits() | REQUEST;
+        for _ in 0..TRIES {
+            let reply = turn.bits() | REPLY | seen & (ARMED | BELL);
+            // EDGE reply (other end: `has_reply`): Release hands over the line, the reply's memory and the request's.
+            match at!(
+                "proto.cell.reply",
+                self.state.compare_exchange(seen, reply, Ordering::Release, Ordering::Relaxed)
+            ) {
+                Ok(_) => return seen & ASLEEP != 0,
+                Err(now) => seen = now,
+            }
+        }
+        // The client scribbles. What it loses is its own.
+        self.state.swap(turn.bits() | REPLY, Ordering::Release) & ASLEEP != 0
     }
 
     /// Whether the client has given back the memory of the reply to `turn`.
     #[must_use]
     pub fn is_released(&self, turn: Turn) -> bool {
         // EDGE release (other end: `release`): Acquire orders the client's reads before our reuse.
-        self.state.load(Ordering::Acquire) & !ARMED == turn.bits() | RELEASED
+        self.state.load(Ordering::Acquire) & !FLAGS == turn.bits() | RELEASED
     }
 }
 
@@ -340,6 +416,15 @@ impl Cell {
     fn read_body(&self) -> (u64, [u64; 6]) {
         let head = self.head.load(Ordering::Relaxed);
         (head, std::array::from_fn(|index| self.body[index].load(Ordering::Relaxed)))
+    }
+}
+
+#[inline(always)]
+fn doorbell(old: u32) -> Option<Doorbell> {
+    match old & (ARMED | BELL) {
+        0 | BELL => None,
+        ARMED => Some(Doorbell::Socket),
+        _ => Some(Doorbell::Word),
     }
 }
 
@@ -388,9 +473,10 @@ mod tests {
     #[test]
     fn a_call_goes_there_and_back() {
         let (cell, turn) = (Cell::default(), Turn::START.next());
-        assert!(cell.poll_request(turn).expect("blank").is_none());
-        assert!(!cell.publish_request(turn, head(), Deadline::NONE, body(b"ping")));
-        let request = cell.poll_request(turn).expect("valid").expect("there");
+        assert!(!cell.has_request(turn, None).expect("blank"));
+        assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, body(b"ping")), None);
+        assert!(cell.has_request(turn, None).expect("valid"));
+        let request = cell.read_request().expect("valid");
         assert_eq!((request.head, request.cancelled), (head(), false));
         assert!(cell.poll_reply(turn).expect("still a request").is_none());
         assert!(!cell.publish_reply(turn, ReplyHead::default(), 5, body(b"pong!")));
@@ -398,7 +484,7 @@ mod tests {
         assert_eq!(reply.word, 5);
         let Body::Inline(inline) = reply.body else { panic!("inline") };
         assert_eq!(inline.bytes(), b"pong!");
-        cell.release(turn);
+        cell.release();
         assert!(cell.is_released(turn));
         assert!(!cell.is_released(turn.next()));
     }
@@ -406,23 +492,48 @@ mod tests {
     #[test]
     fn arming_makes_the_other_side_ring() {
         let (cell, turn) = (Cell::default(), Turn::START.next());
-        assert!(cell.arm_request());
-        assert!(cell.arm_request(), "arming twice is harmless");
-        assert!(cell.publish_request(turn, head(), Deadline::NONE, body(b"")), "must ring");
-        assert!(!cell.arm_request(), "a request is there");
+        assert!(cell.arm_request(turn, None, Doorbell::Word).is_some());
+        assert!(cell.arm_request(turn, None, Doorbell::Socket).is_some(), "it can change its mind");
+        let ring = cell.publish_request(turn, head(), Deadline::NONE, body(b""));
+        assert_eq!(ring, Some(Doorbell::Socket));
+        assert!(cell.arm_request(turn, None, Doorbell::Word).is_none(), "a request is there");
         assert!(cell.arm_reply(turn).is_some());
         assert!(cell.publish_reply(turn, ReplyHead::default(), 0, body(b"")), "must wake");
         assert!(cell.arm_reply(turn).is_none(), "the reply is there");
     }
 
     #[test]
+    fn a_cell_that_is_armed_while_its_call_is_unanswered_stays_armed() {
+        let (cell, turn) = (Cell::default(), Turn::START.next());
+        assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, body(b"")), None);
+        assert!(!cell.has_request(turn.next(), Some(turn)).expect("the call before"));
+        assert!(cell.has_request(turn.next(), None).is_err(), "unless it was answered");
+        assert!(cell.arm_request(turn.next(), Some(turn), Doorbell::Word).is_some());
+        assert!(!cell.publish_reply(turn, ReplyHead::default(), 0, body(b"")));
+        assert!(cell.poll_reply(turn).expect("valid").is_some());
+        cell.release();
+        assert!(cell.is_released(turn));
+        let ring = cell.publish_request(turn.next(), head(), Deadline::NONE, body(b""));
+        assert_eq!(ring, Some(Doorbell::Word));
+    }
+
+    #[test]
+    fn who_disarms_rings() {
+        let (cell, turn) = (Cell::default(), Turn::START.next());
+        assert_eq!(cell.disarm(), None);
+        assert!(cell.arm_request(turn, None, Doorbell::Socket).is_some());
+        assert_eq!((cell.disarm(), cell.disarm()), (Some(Doorbell::Socket), None));
+    }
+
+    #[test]
     fn cancelling_is_seen_and_does_not_spoil_a_reply() {
         let (cell, turn) = (Cell::default(), Turn::START.next());
-        assert!(!cell.publish_request(turn, head(), Deadline::NONE, body(b"")));
+        assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, body(b"")), None);
         assert!(!cell.is_cancelled(turn));
         cell.cancel(turn);
         assert!(cell.is_cancelled(turn));
-        assert!(cell.poll_request(turn).expect("valid").expect("there").cancelled);
+        assert!(cell.has_request(turn, None).expect("valid"));
+        assert!(cell.read_request().expect("valid").cancelled);
         assert!(!cell.publish_reply(turn, ReplyHead::default(), 0, body(b"")));
         cell.cancel(turn);
         assert!(cell.poll_reply(turn).expect("unspoilt").is_some());
@@ -431,7 +542,7 @@ mod tests {
     #[test]
     fn a_late_reply_is_no_other_calls() {
         let (cell, turn) = (Cell::default(), Turn::START.next());
-        assert!(!cell.publish_request(turn, head(), Deadline::NONE, body(b"")));
+        assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, body(b"")), None);
         assert!(!cell.publish_reply(turn, ReplyHead::default(), 0, body(b"")));
         assert_eq!(cell.poll_reply(turn.next()).err().map(|v| v.field), Some("cell.state"));
     }
@@ -468,7 +579,7 @@ mod tests {
 
         /// Whatever the peer wrote, each decoder ends with a value or a violation.
         #[test]
-        fn scribbled_cells_never_panic(state: u32, word: u32, head: u64, body: [u64; 6], turn in 0u32..1 << 28) {
+        fn scribbled_cells_never_panic(state: u32, word: u32, head: u64, body: [u64; 6], turn in 0u32..1 << 26) {
             let cell = Cell::default();
             cell.state.store(state, Ordering::Relaxed);
             cell.word.store(word, Ordering::Relaxed);
@@ -476,11 +587,14 @@ mod tests {
             for (slot, value) in cell.body.iter().zip(body) {
                 slot.store(value, Ordering::Relaxed);
             }
-            let _ = cell.poll_request(Turn(turn));
+            let _ = cell.has_request(Turn(turn), Some(Turn(turn ^ 1)));
+            let _ = cell.read_request();
             let _ = cell.poll_reply(Turn(turn));
             let _ = cell.arm_reply(Turn(turn));
             cell.cancel(Turn(turn));
-            let _ = cell.arm_request();
+            let _ = cell.arm_request(Turn(turn), None, Doorbell::Socket);
+            let _ = cell.disarm();
+            let _ = cell.publish_reply(Turn(turn), ReplyHead::default(), 0, self::body(b"x"));
         }
     }
 }

@@ -3,16 +3,32 @@
 //! The chain lets a client reuse its most recent cells (warm lines, no matter how many calls may be in flight), and lets
 //! slow calls keep their cells while others pass: there is no head of line to block. All indices here are private; what
 //! the peer names is checked before it becomes one.
+//!
+//! A call that is alone names *its own* cell as the next: then one line bounces between the two, which costs half of what
+//! two lines in turn do (a poller that looks at the second line takes it from the client that is about to write it). When
+//! another call comes before that one has ended, the server waits at a cell that is taken: the client publishes the call
+//! elsewhere and writes a **detour**, the number of the call and its cell, into a line of its own, where the server looks
+//! whenever the cell that it waits at was named by itself. The detour's word is written before [`Cell::disarm`] of the
+//! cell where the server waits, and read after [`Cell::arm_request`] of it: whichever of these comes second sees the other.
 
 use crate::Violation;
-use crate::cell::{Deadline, TakenRequest, Turn};
-use crate::layout::{CELLS_MAX, CELLS_MIN, Cell};
+use crate::cell::{Deadline, Doorbell, Ring, TakenRequest, Turn};
+use crate::layout::{CELLS_MAX, CELLS_MIN, Cell, Detour};
 use crate::sync::{AtomicU64, Ordering};
+use callgate_points::at;
+
+const NUMBER_SHIFT: u32 = 16;
 
 /// The client's end: which cell and turn the next call gets.
 pub struct Submitter {
     turn: Turn,
+    /// Number of the next call.
+    number: u64,
+    /// The cell that the last call named.
     cell: u16,
+    /// Whether that is the last call's own, and not put back yet.
+    taken: bool,
+    out: usize,
     free: Box<[u16]>,
     free_len: usize,
 }
@@ -26,10 +42,12 @@ pub struct Ticket {
     pub cell: u16,
     /// Cell of the call after it, to be named in this call's head.
     pub next: u16,
+    /// Where the server waits for this call, when that is another cell; and what to tell it.
+    detour: Option<(u16, u64)>,
 }
 
 impl Submitter {
-    /// Starts a chain over `cells` cells, of which one is always set aside for the call after the last.
+    /// Starts a chain over `cells` cells, of which all but one can be in flight.
     ///
     /// # Panics
     /// If `cells` is not within [`CELLS_MIN`]..=[`CELLS_MAX`]; the handshake has checked it.
@@ -41,19 +59,39 @@ impl Submitter {
         let mut free: Box<[u16]> = order.collect();
         free.reverse();
         let free_len = free.len() - 1;
-        Self { turn: Turn::START.next(), cell: free[free_len], free, free_len }
+        let cell = free[free_len];
+        Self { turn: Turn::START.next(), number: 1, cell, taken: false, out: 0, free, free_len }
     }
 
-    /// Draws the next call; `None` when every cell is taken.
+    /// Draws the next call; `None` when all but one cell are in flight. `alone`: its caller will do nothing else before
+    /// it has ended, so that no other call is likely before.
     #[inline]
-    pub fn draw(&mut self) -> Option<Ticket> {
-        let top = self.free_len.checked_sub(1)?;
-        let next = self.free[top];
-        self.free_len = top;
-        let ticket = Ticket { turn: self.turn, cell: self.cell, next };
-        self.turn = ticket.turn.next();
+    pub fn draw(&mut self, alone: bool) -> Option<Ticket> {
+        if self.out + 2 > self.free.len() {
+            return None;
+        }
+        let (turn, number) = (self.turn, self.number);
+        // At most all but two cells are in flight, and one more may be named: the two pops below find one each.
+        let (cell, detour) = if self.taken {
+            let word = number << NUMBER_SHIFT;
+            let cell = self.pop();
+            (cell, Some((self.cell, word | u64::from(cell))))
+        } else {
+            (self.cell, None)
+        };
+        self.taken = alone && self.out == 0;
+        let next = if self.taken { cell } else { self.pop() };
+        self.out += 1;
+        self.turn = turn.next();
+        self.number = number + 1;
         self.cell = next;
-        Some(ticket)
+        Some(Ticket { turn, cell, next, detour })
+    }
+
+    #[inline]
+    fn pop(&mut self) -> u16 {
+        self.free_len -= 1;
+        self.free[self.free_len]
     }
 
     /// Takes back a cell whose call has ended and whose memory was released.
@@ -62,6 +100,11 @@ impl Submitter {
     /// If more cells come back than went out, which is a bug of the caller's.
     #[inline]
     pub fn put_back(&mut self, cell: u16) {
+        self.out -= 1;
+        if self.taken && cell == self.cell {
+            self.taken = false;
+            return;
+        }
         self.free[self.free_len] = cell;
         self.free_len += 1;
     }
@@ -69,15 +112,19 @@ impl Submitter {
     /// How many calls could be drawn now.
     #[must_use]
     pub fn available(&self) -> usize {
-        self.free_len
+        self.free.len() - 1 - self.out
     }
 }
 
 /// The server's end, owned by the worker that serves the connection.
 pub struct Intake {
     turn: Turn,
+    /// Number of the next call.
+    number: u64,
     cell: u16,
     cells: u16,
+    /// The turn of the last call, if it named its own cell.
+    own: Option<Turn>,
 }
 
 /// The cells whose calls were taken and are answered later, from any thread.
@@ -104,51 +151,110 @@ impl Intake {
     #[must_use]
     pub fn new(cells: u32) -> Self {
         assert!((CELLS_MIN..=CELLS_MAX).contains(&cells), "{cells} cells");
-        Self { turn: Turn::START.next(), cell: 0, cells: cells as u16 }
+        Self { turn: Turn::START.next(), number: 1, cell: 0, cells: cells as u16, own: None }
+    }
+
+    /// The cell where the next call is expected.
+    #[must_use]
+    pub fn cell(&self) -> u16 {
+        self.cell
     }
 
     /// Takes the next call if it is there. The caller must answer it, or mark its cell in `deferred` first.
     ///
     /// # Errors
-    /// [`Violation`] when the state word, the head or the named next cell is not allowed.
-    #[inline]
+    /// [`Violation`] when the state word, the head, the named next cell or the detour is not allowed.
+    #[inline(always)]
     pub fn take(
         &mut self,
         cells: &[Cell],
+        detour: &Detour,
         deferred: &Deferred,
     ) -> Result<Option<Taken>, Violation> {
-        let Some(request) = cells[usize::from(self.cell)].poll_request(self.turn)? else {
-            return Ok(None);
-        };
+        let there = cells[usize::from(self.cell)].has_request(self.turn, self.own);
+        if there != Ok(true) {
+            // After a detour its old cell may hold a later call already; then the detour is seen, since it was written
+            // before that call was published (EDGE request).
+            if !self.turns_off(detour) {
+                return there.map(|_| None);
+            }
+            self.turn_off(detour, deferred)?;
+            if !cells[usize::from(self.cell)].has_request(self.turn, None)? {
+                return Ok(None);
+            }
+        }
+        if self.own.is_some() && deferred.contains(self.cell) {
+            return Err(self.no_next("cell.state (unanswered)", self.cell));
+        }
+        let request = cells[usize::from(self.cell)].read_request()?;
         let next = request.head.next;
-        if next >= self.cells || next == self.cell {
-            return Err(Violation::new("head.next", next.into(), u64::from(self.cells) - 1));
+        if next >= self.cells {
+            return Err(self.no_next("head.next", next));
         }
         if deferred.contains(next) {
-            return Err(Violation::new(
-                "head.next (unanswered)",
-                next.into(),
-                u64::from(self.cells) - 1,
-            ));
+            return Err(self.no_next("head.next (unanswered)", next));
         }
         let taken = Taken { turn: self.turn, cell: self.cell, request };
+        self.own = (next == self.cell).then_some(self.turn);
         self.turn = self.turn.next();
+        self.number += 1;
         self.cell = next;
         Ok(Some(taken))
     }
 
-    /// Whether a request stands in the next cell; a look only.
+    /// Whether the next call stands elsewhere.
+    #[inline(always)]
+    fn turns_off(&self, detour: &Detour) -> bool {
+        // Relaxed: the call itself is handed over at its cell (EDGE request). For sleeping see EDGE detour.
+        self.own.is_some() && detour.word.load(Ordering::Relaxed) >> NUMBER_SHIFT == self.number
+    }
+
+    #[cold]
+    fn turn_off(&mut self, detour: &Detour, deferred: &Deferred) -> Result<(), Violation> {
+        // Loaded again, and checked here: the peer can change it at any time.
+        let cell = detour.word.load(Ordering::Relaxed) as u16;
+        if cell >= self.cells || cell == self.cell {
+            return Err(self.no_next("detour.cell", cell));
+        }
+        if deferred.contains(cell) {
+            return Err(self.no_next("detour.cell (unanswered)", cell));
+        }
+        self.cell = cell;
+        self.own = None;
+        Ok(())
+    }
+
+    #[cold]
+    fn no_next(&self, field: &'static str, cell: u16) -> Violation {
+        Violation::new(field, cell.into(), u64::from(self.cells) - 1)
+    }
+
+    /// Whether there is something to take; a look only.
     ///
     /// # Errors
     /// [`Violation`] as for [`Intake::take`].
-    pub fn is_waiting(&self, cells: &[Cell]) -> Result<bool, Violation> {
-        Ok(cells[usize::from(self.cell)].poll_request(self.turn)?.is_some())
+    #[inline(always)]
+    pub fn is_waiting(&self, cells: &[Cell], detour: &Detour) -> Result<bool, Violation> {
+        match cells[usize::from(self.cell)].has_request(self.turn, self.own) {
+            Ok(true) => Ok(true),
+            there => {
+                if self.turns_off(detour) {
+                    Ok(true)
+                } else {
+                    there
+                }
+            }
+        }
     }
 
-    /// Stops polling: arms the next cell, so that the client rings. False when a request is there.
+    /// Stops polling: arms the next cell, so that the client rings in the given way.
+    ///
+    /// Returns the value of the cell's state word to sleep on, or `None` when there is something to take.
     #[must_use]
-    pub fn arm(&self, cells: &[Cell]) -> bool {
-        cells[usize::from(self.cell)].arm_request()
+    pub fn arm(&self, cells: &[Cell], detour: &Detour, bell: Doorbell) -> Option<u32> {
+        let armed = cells[usize::from(self.cell)].arm_request(self.turn, self.own, bell)?;
+        // EDGE detour: looked for after arming; see `Cell::disarm`.
+        if self.turns_off(detour) { None } else { Some(armed) }
     }
 }
 
@@ -187,19 +293,33 @@ impl Deferred {
     }
 }
 
-/// Publishes a drawn call; see [`Cell::publish_request`].
-#[inline]
+/// Publishes a drawn call; see [`Cell::publish_request`]. Tells how to wake the server, where it must be.
+#[inline(always)]
 #[must_use]
 pub fn publish(
     cells: &[Cell],
+    detour: &Detour,
     ticket: Ticket,
     method: u32,
     think: crate::body::Think,
     deadline: Deadline,
     body: crate::body::Body,
-) -> bool {
+) -> Ring {
     let head = crate::body::RequestHead { method, next: ticket.next, think };
-    cells[usize::from(ticket.cell)].publish_request(ticket.turn, head, deadline, body)
+    let place = &cells[usize::from(ticket.cell)];
+    let mut bell = place.publish_request(ticket.turn, head, deadline, body);
+    let mut at = ticket.cell;
+    if let Some((waits_at, word)) = ticket.detour {
+        // Relaxed: EDGE detour; `disarm` hands it over.
+        at!("proto.chain.detour", detour.word.store(word, Ordering::Relaxed));
+        bell = cells[usize::from(waits_at)].disarm();
+        at = waits_at;
+    }
+    match bell {
+        None => Ring::No,
+        Some(Doorbell::Socket) => Ring::Socket,
+        Some(Doorbell::Word) => Ring::Word(at),
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -226,41 +346,85 @@ mod tests {
     fn all_cells_but_one_can_be_in_flight() {
         for n in [2, 3, 62, 1024] {
             let mut submitter = Submitter::new(n);
-            let drawn: HashSet<u16> =
-                std::iter::from_fn(|| submitter.draw()).map(|t| t.cell).collect();
-            assert_eq!(drawn.len(), n as usize - 1);
+            for alone in [true, false, true] {
+                let drawn: HashSet<u16> =
+                    std::iter::from_fn(|| submitter.draw(alone)).map(|t| t.cell).collect();
+                assert_eq!((drawn.len(), submitter.available()), (n as usize - 1, 0));
+                drawn.iter().for_each(|cell| submitter.put_back(*cell));
+                assert_eq!(submitter.available(), n as usize - 1);
+            }
         }
     }
 
     #[test]
     fn the_first_cell_is_agreed() {
         for n in [2, 3, 64] {
-            assert_eq!(Submitter::new(n).draw().expect("free").cell, Intake::new(n).cell);
+            assert_eq!(Submitter::new(n).draw(true).expect("free").cell, Intake::new(n).cell);
         }
     }
 
     #[test]
-    fn a_lone_caller_alternates_between_two_cells_that_are_not_neighbours() {
-        let mut submitter = Submitter::new(62);
-        let mut used = HashSet::new();
-        for _ in 0..100 {
-            let ticket = submitter.draw().expect("free");
-            used.insert(ticket.cell);
-            submitter.put_back(ticket.cell);
+    fn a_lone_caller_stays_in_one_cell_and_others_in_two_that_are_not_neighbours() {
+        for (alone, cells) in [(true, HashSet::from([0])), (false, HashSet::from([0, 2]))] {
+            let mut submitter = Submitter::new(62);
+            let mut used = HashSet::new();
+            for _ in 0..100 {
+                let ticket = submitter.draw(alone).expect("free");
+                assert_eq!(ticket.detour, None);
+                used.insert(ticket.cell);
+                submitter.put_back(ticket.cell);
+            }
+            assert_eq!(used, cells);
         }
-        assert_eq!(used, HashSet::from([0, 2]));
+    }
+
+    #[test]
+    fn a_request_over_an_unanswered_one_is_a_violation() {
+        let (cells, detour, deferred) = (cells(4), Detour::default(), Deferred::default());
+        let (mut submitter, mut intake) = (Submitter::new(4), Intake::new(4));
+        for _ in 0..2 {
+            let ticket = submitter.draw(true).expect("free");
+            submitter.put_back(ticket.cell);
+            let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, number(1));
+            if let Ok(Some(taken)) = intake.take(&cells, &detour, &deferred) {
+                deferred.insert(taken.cell);
+            }
+        }
+        let found = intake.take(&cells, &detour, &deferred).err().map(|v| v.field);
+        assert_eq!(found, Some("cell.state (unanswered)"));
+    }
+
+    #[test]
+    fn a_detour_to_nowhere_is_a_violation() {
+        for (cell, field) in
+            [(4u64, "detour.cell"), (0, "detour.cell"), (3, "detour.cell (unanswered)")]
+        {
+            let (cells, detour, deferred) = (cells(4), Detour::default(), Deferred::default());
+            let (mut submitter, mut intake) = (Submitter::new(4), Intake::new(4));
+            let ticket = submitter.draw(true).expect("free");
+            let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, number(1));
+            assert!(intake.take(&cells, &detour, &deferred).expect("honest").is_some());
+            deferred.insert(3);
+            detour.word.store(2 << NUMBER_SHIFT | cell, Ordering::Relaxed);
+            assert!(intake.is_waiting(&cells, &detour).expect("something"));
+            assert!(intake.arm(&cells, &detour, Doorbell::Socket).is_none());
+            let found = intake.take(&cells, &detour, &deferred).err().map(|v| v.field);
+            assert_eq!(found, Some(field));
+        }
     }
 
     #[test]
     fn a_next_cell_out_of_range_busy_or_its_own_is_a_violation() {
-        for (next, field) in [(4u16, "head.next"), (0, "head.next"), (3, "head.next (unanswered)")]
+        for (next, field) in
+            [(4u16, "head.next"), (u16::MAX, "head.next"), (3, "head.next (unanswered)")]
         {
             let cells = cells(4);
             let deferred = Deferred::default();
             deferred.insert(3);
-            let ticket = Ticket { turn: Turn::START.next(), cell: 0, next };
-            let _ = publish(&cells, ticket, 0, Think::UNKNOWN, Deadline::NONE, number(1));
-            let found = Intake::new(4).take(&cells, &deferred).err().map(|v| v.field);
+            let ticket = Ticket { turn: Turn::START.next(), cell: 0, next, detour: None };
+            let detour = Detour::default();
+            let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, number(1));
+            let found = Intake::new(4).take(&cells, &detour, &deferred).err().map(|v| v.field);
             assert_eq!(found, Some(field));
         }
     }
@@ -270,23 +434,30 @@ mod tests {
         #[test]
         fn calls_arrive_in_order_and_replies_find_their_calls(
             n in 2u32..20,
-            steps in proptest::collection::vec((0u8..3, any::<prop::sample::Index>()), 1..400),
+            steps in proptest::collection::vec((0u8..5, any::<prop::sample::Index>()), 1..400),
         ) {
-            let cells = cells(n);
+            let (cells, detour) = (cells(n), Detour::default());
+            let mut armed = false;
             let deferred = Deferred::default();
             let (mut submitter, mut intake) = (Submitter::new(n), Intake::new(n));
             let (mut sent, mut took) = (0u32, 0u32);
             let (mut waiting, mut taken): (Vec<(Ticket, u32)>, Vec<Taken>) = Default::default();
             for (step, pick) in steps {
                 match step {
-                    0 => if let Some(ticket) = submitter.draw() {
-                        let _ = publish(&cells, ticket, 0, Think::UNKNOWN, Deadline::NONE, number(sent));
+                    0 | 1 => if let Some(ticket) = submitter.draw(step == 1) {
+                        let ring = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, number(sent));
+                        if armed {
+                            prop_assert!(ring != Ring::No, "who finds the server asleep must ring");
+                            armed = false;
+                        }
                         waiting.push((ticket, sent));
                         sent += 1;
                     } else {
                         prop_assert_eq!(waiting.len() as u32, n - 1);
                     },
-                    1 => if let Some(call) = intake.take(&cells, &deferred).expect("honest") {
+                    2 => armed = intake.arm(&cells, &detour, Doorbell::Word).is_some(),
+                    3 => if let Some(call) = intake.take(&cells, &detour, &deferred).expect("honest") {
+                        prop_assert!(!armed, "asleep, and a call is there");
                         prop_assert_eq!(value(call.request.body), took);
                         took += 1;
                         deferred.insert(call.cell);

@@ -26,6 +26,9 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// Bytes of a cache line, and the alignment of cells and payloads.
 pub const LINE: usize = 64;
 
+/// Offset of the client's [`Detour`] line, in bytes.
+pub const DETOUR_OFFSET: usize = LINE;
+
 /// Offset of the first cell from the start of a control region, in bytes.
 pub const CELLS_OFFSET: usize = 2 * LINE;
 
@@ -55,6 +58,16 @@ pub struct Header {
     pub(crate) spare: [AtomicU32; 15],
 }
 
+/// The client's line after the server's.
+#[repr(C, align(64))]
+pub struct Detour {
+    /// Number of a call (48 bits, counted from 1) and the cell where its request stands (low 16 bits); see
+    /// [`crate::chain`]. Writer: client. Reader: server.
+    pub(crate) word: AtomicU64,
+    #[cfg(not(loom))]
+    pub(crate) spare: [AtomicU64; 7],
+}
+
 /// One call: a cache line that client and server hand to each other.
 ///
 /// All accesses are in [`crate::cell`].
@@ -73,6 +86,7 @@ pub struct Cell {
 #[cfg(not(loom))]
 const _: () = {
     assert!(size_of::<Header>() == LINE && align_of::<Header>() == LINE);
+    assert!(size_of::<Detour>() == LINE && align_of::<Detour>() == LINE);
     assert!(size_of::<Cell>() == LINE && align_of::<Cell>() == LINE);
     assert!(core::mem::offset_of!(Header, taken) == 0);
     assert!(core::mem::offset_of!(Cell, state) == 0);
@@ -86,6 +100,16 @@ impl Default for Header {
     fn default() -> Self {
         Self {
             taken: AtomicU32::new(0),
+            #[cfg(not(loom))]
+            spare: Default::default(),
+        }
+    }
+}
+
+impl Default for Detour {
+    fn default() -> Self {
+        Self {
+            word: AtomicU64::new(0),
             #[cfg(not(loom))]
             spare: Default::default(),
         }

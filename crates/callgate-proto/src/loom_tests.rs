@@ -3,10 +3,11 @@
 //! Run with `RUSTFLAGS="--cfg loom" cargo test --release -p callgate-proto --lib loom_tests`.
 
 use crate::body::{Body, Inline, ReplyHead, Think};
-use crate::cell::{Deadline, Turn};
+use crate::cell::{Deadline, Doorbell, Ring, Turn};
 use crate::chain::{Deferred, Intake, Submitter, publish};
-use crate::layout::{Cell, Header};
+use crate::layout::{Cell, Detour, Header};
 use crate::life::Life;
+use crate::lock::LockWord;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use loom::thread;
@@ -20,14 +21,39 @@ fn bytes(body: Body) -> Vec<u8> {
     inline.bytes().to_vec()
 }
 
-fn cells(n: usize) -> Arc<Vec<Cell>> {
-    Arc::new((0..n).map(|_| Cell::default()).collect())
+/// A control region.
+struct Region {
+    cells: Vec<Cell>,
+    detour: Detour,
 }
 
-fn send(submitter: &mut Submitter, cells: &[Cell], byte: u8) -> (crate::chain::Ticket, bool) {
-    let ticket = submitter.draw().expect("a free cell");
-    let ring = publish(cells, ticket, 7, Think::UNKNOWN, Deadline::NONE, body(byte));
-    (ticket, ring)
+impl Region {
+    fn all(&self) -> (&[Cell], &Detour) {
+        (&self.cells, &self.detour)
+    }
+}
+
+impl std::ops::Index<usize> for Region {
+    type Output = Cell;
+
+    fn index(&self, at: usize) -> &Cell {
+        &self.cells[at]
+    }
+}
+
+fn cells(n: usize) -> Arc<Region> {
+    Arc::new(Region { cells: (0..n).map(|_| Cell::default()).collect(), detour: Detour::default() })
+}
+
+fn send(
+    submitter: &mut Submitter,
+    (cells, detour): (&[Cell], &Detour),
+    byte: u8,
+    alone: bool,
+) -> (crate::chain::Ticket, bool) {
+    let ticket = submitter.draw(alone).expect("a free cell");
+    let ring = publish(cells, detour, ticket, 7, Think::UNKNOWN, Deadline::NONE, body(byte));
+    (ticket, ring != Ring::No)
 }
 
 /// A doorbell or a futex: tokens are never lost; sleeping without one, for good, is the bug that is looked for.
@@ -44,7 +70,9 @@ fn lines_arrive_whole() {
             thread::spawn(move || {
                 let (mut intake, deferred) = (Intake::new(3), Deferred::default());
                 loop {
-                    if let Some(call) = intake.take(&cells, &deferred).expect("honest") {
+                    if let Some(call) =
+                        intake.take(&cells.cells, &cells.detour, &deferred).expect("honest")
+                    {
                         assert_eq!(bytes(call.request.body), [1; 16]);
                         assert_eq!(call.request.head.method, 7);
                         let cell = &cells[usize::from(call.cell)];
@@ -55,7 +83,7 @@ fn lines_arrive_whole() {
                 }
             })
         };
-        let (ticket, _) = send(&mut Submitter::new(3), &cells, 1);
+        let (ticket, _) = send(&mut Submitter::new(3), cells.all(), 1, false);
         loop {
             if let Some(reply) =
                 cells[usize::from(ticket.cell)].poll_reply(ticket.turn).expect("honest")
@@ -74,7 +102,7 @@ fn lines_arrive_whole() {
 fn a_reply_that_is_seen_is_whole() {
     loom::model(|| {
         let cells = cells(3);
-        let (ticket, _) = send(&mut Submitter::new(3), &cells, 1);
+        let (ticket, _) = send(&mut Submitter::new(3), cells.all(), 1, false);
         let server = {
             let cells = cells.clone();
             thread::spawn(move || {
@@ -97,7 +125,7 @@ fn no_lost_reply_wake() {
     loom::model(|| {
         let cells = cells(3);
         let woken = Arc::new(Bell::default());
-        let (ticket, _) = send(&mut Submitter::new(3), &cells, 1);
+        let (ticket, _) = send(&mut Submitter::new(3), cells.all(), 1, false);
         let server = {
             let (cells, woken) = (cells.clone(), woken.clone());
             thread::spawn(move || {
@@ -124,16 +152,16 @@ fn no_lost_request_ring() {
         let client = {
             let (cells, rung) = (cells.clone(), rung.clone());
             thread::spawn(move || {
-                if send(&mut Submitter::new(3), &cells, 1).1 {
+                if send(&mut Submitter::new(3), cells.all(), 1, false).1 {
                     rung.0.store(true, Relaxed);
                 }
             })
         };
         let mut intake = Intake::new(3);
-        let sleeps = intake.arm(&cells);
+        let sleeps = intake.arm(&cells.cells, &cells.detour, Doorbell::Word).is_some();
         client.join().expect("client");
         assert!(!sleeps || rung.0.load(Relaxed), "asleep, and nobody rings");
-        let taken = intake.take(&cells, &Deferred::default()).expect("honest");
+        let taken = intake.take(&cells.cells, &cells.detour, &Deferred::default()).expect("honest");
         assert!(taken.is_some());
     });
 }
@@ -143,7 +171,7 @@ fn no_lost_request_ring() {
 fn cancelling_never_spoils_a_reply() {
     loom::model(|| {
         let cells = cells(3);
-        let (ticket, _) = send(&mut Submitter::new(3), &cells, 1);
+        let (ticket, _) = send(&mut Submitter::new(3), cells.all(), 1, false);
         let server = {
             let cells = cells.clone();
             thread::spawn(move || {
@@ -163,7 +191,17 @@ fn cancelling_never_spoils_a_reply() {
 /// Two calls over a chain of three cells, the server arming in between: in order, each once, none lost.
 #[test]
 fn a_chain_with_arming_loses_nothing() {
-    loom::model(|| {
+    two_calls(false);
+}
+
+/// The same when the second call takes a detour, since the first one named its own cell.
+#[test]
+fn a_detour_with_arming_loses_nothing() {
+    two_calls(true);
+}
+
+fn two_calls(alone: bool) {
+    loom::model(move || {
         let cells = cells(3);
         let rung = Arc::new(AtomicU64::new(0));
         let client = {
@@ -171,7 +209,7 @@ fn a_chain_with_arming_loses_nothing() {
             thread::spawn(move || {
                 let mut submitter = Submitter::new(3);
                 for byte in [1, 2] {
-                    if send(&mut submitter, &cells, byte).1 {
+                    if send(&mut submitter, cells.all(), byte, alone).1 {
                         rung.fetch_add(1, Relaxed);
                     }
                 }
@@ -181,12 +219,12 @@ fn a_chain_with_arming_loses_nothing() {
         let mut got = Vec::new();
         let mut armed = 0;
         for _ in 0..2 {
-            match intake.take(&cells, &deferred).expect("honest") {
+            match intake.take(&cells.cells, &cells.detour, &deferred).expect("honest") {
                 Some(call) => {
                     deferred.insert(call.cell);
                     got.push(bytes(call.request.body)[0]);
                 }
-                None if intake.arm(&cells) => {
+                None if intake.arm(&cells.cells, &cells.detour, Doorbell::Word).is_some() => {
                     armed = 1;
                     break;
                 }
@@ -194,12 +232,96 @@ fn a_chain_with_arming_loses_nothing() {
             }
         }
         client.join().expect("client");
-        while let Some(call) = intake.take(&cells, &deferred).expect("honest") {
+        while let Some(call) = intake.take(&cells.cells, &cells.detour, &deferred).expect("honest")
+        {
             deferred.insert(call.cell);
             got.push(bytes(call.request.body)[0]);
         }
         assert_eq!(got, [1, 2]);
         assert!(armed == 0 || rung.load(Relaxed) == 1, "armed once, rung once");
+    });
+}
+
+/// A detour that comes while the call before it is being answered: the answer keeps what the detour hands over.
+#[test]
+fn a_detour_beside_an_answer_loses_nothing() {
+    loom::model(|| {
+        let cells = cells(3);
+        let mut submitter = Submitter::new(3);
+        let (first, _) = send(&mut submitter, cells.all(), 1, true);
+        let (mut intake, deferred) = (Intake::new(3), Deferred::default());
+        let taken = intake.take(&cells.cells, &cells.detour, &deferred).expect("honest");
+        assert!(taken.is_some());
+        let rung = Arc::new(Bell::default());
+        let client = {
+            let (cells, rung) = (cells.clone(), rung.clone());
+            thread::spawn(move || {
+                if send(&mut submitter, cells.all(), 2, true).1 {
+                    rung.0.store(true, Relaxed);
+                }
+            })
+        };
+        let cell = &cells[usize::from(first.cell)];
+        let _ = cell.publish_reply(first.turn, ReplyHead::default(), 0, body(2));
+        let sleeps = intake.arm(&cells.cells, &cells.detour, Doorbell::Socket).is_some();
+        client.join().expect("client");
+        assert!(!sleeps || rung.0.load(Relaxed), "asleep, and nobody rings");
+        let taken = intake.take(&cells.cells, &cells.detour, &deferred).expect("honest");
+        assert_eq!(taken.map(|taken| bytes(taken.request.body)), Some(vec![2; 16]));
+    });
+}
+
+/// A server that arms a cell whose call another thread is just answering: the answer keeps the arming.
+#[test]
+fn an_answer_keeps_the_arming() {
+    loom::model(|| {
+        let cells = cells(3);
+        let mut submitter = Submitter::new(3);
+        let (first, _) = send(&mut submitter, cells.all(), 1, true);
+        let (mut intake, deferred) = (Intake::new(3), Deferred::default());
+        let taken = intake.take(&cells.cells, &cells.detour, &deferred).expect("honest");
+        assert!(taken.is_some());
+        let answerer = {
+            let cells = cells.clone();
+            thread::spawn(move || {
+                let cell = &cells[usize::from(first.cell)];
+                let _ = cell.publish_reply(first.turn, ReplyHead::default(), 0, body(2));
+            })
+        };
+        let sleeps = intake.arm(&cells.cells, &cells.detour, Doorbell::Word).is_some();
+        answerer.join().expect("answerer");
+        assert!(sleeps, "there is nothing else to do");
+        assert!(cells[usize::from(first.cell)].poll_reply(first.turn).expect("honest").is_some());
+        submitter.put_back(first.cell);
+        assert!(send(&mut submitter, cells.all(), 2, true).1, "the caller rings");
+    });
+}
+
+/// EDGE lock: what one holder wrote the next one sees, and who sleeps is woken.
+#[test]
+fn a_lock_has_one_holder_and_forgets_no_sleeper() {
+    loom::model(|| {
+        let lock = Arc::new((LockWord::default(), loom::cell::UnsafeCell::new(0u32)));
+        let woken = Arc::new(Bell::default());
+        let other = {
+            let (lock, woken) = (lock.clone(), woken.clone());
+            thread::spawn(move || {
+                if lock.0.try_take() {
+                    std::hint::black_box(&lock.1.get_mut());
+                    if lock.0.give_back() {
+                        woken.0.store(true, Relaxed);
+                    }
+                }
+            })
+        };
+        if lock.0.try_take() || lock.0.take_or_want() {
+            std::hint::black_box(&lock.1.get_mut());
+            let _ = lock.0.give_back();
+            other.join().expect("other");
+        } else {
+            other.join().expect("other");
+            assert!(woken.0.load(Relaxed), "asleep, and nobody wakes");
+        }
     });
 }
 
@@ -209,7 +331,7 @@ fn released_memory_was_read() {
     loom::model(|| {
         let cells = cells(3);
         let payload = Arc::new(loom::cell::UnsafeCell::new(1u32));
-        let (ticket, _) = send(&mut Submitter::new(3), &cells, 1);
+        let (ticket, _) = send(&mut Submitter::new(3), cells.all(), 1, false);
         let cell = &cells[usize::from(ticket.cell)];
         let _ = cell.publish_reply(ticket.turn, ReplyHead::default(), 0, body(2));
         let server = {
@@ -225,7 +347,7 @@ fn released_memory_was_read() {
         let read = payload.get();
         std::hint::black_box(&read);
         drop(read);
-        cell.release(ticket.turn);
+        cell.release();
         server.join().expect("server");
     });
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use callgate_proto::body::{Body, Inline, Place, Think};
 use callgate_proto::cell::{Deadline, TakenReply, Turn};
 use callgate_proto::chain::{Submitter, Ticket, publish};
-use callgate_proto::layout::{CELLS_OFFSET, Cell, control_bytes};
+use callgate_proto::layout::{CELLS_OFFSET, Cell, DETOUR_OFFSET, Detour, control_bytes};
 use callgate_proto::wire::{Answer, Ask, Hello, MESSAGE_MAX, Message, Versions};
 use callgate_sys::clock;
 use callgate_sys::shm::{Control, MemFd, PayloadWriter, page_size};
@@ -36,6 +36,13 @@ impl Words {
             let first = self.control.as_ptr().add(CELLS_OFFSET).cast::<Cell>();
             std::slice::from_raw_parts(first, self.cells as usize)
         }
+    }
+
+    /// The client's line, to be used as the protocol says.
+    #[must_use]
+    pub fn detour(&self) -> &Detour {
+        // SAFETY: the line lies inside the mapping, before the cells (see `cells`), and consists of atomics.
+        unsafe { &*self.control.as_ptr().add(DETOUR_OFFSET).cast::<Detour>() }
     }
 
     /// All words of 32 bits: two for `word` and `state` of a cell at 4 words' distance, and so on.
@@ -90,7 +97,7 @@ pub mod state {
     /// `phase` 0 blank, 1 request, 2 reply, 3 released.
     #[must_use]
     pub fn word(turn: u32, phase: u32) -> u32 {
-        turn << 4 | phase << 2
+        turn << 6 | phase << 4
     }
 }
 
@@ -206,11 +213,16 @@ impl Raw {
     /// # Panics
     /// When no cell is left.
     pub fn publish(&mut self, method: u32, body: Body) -> Ticket {
-        let ticket = self.submitter.draw().expect("a free cell");
-        let cells = self.words.cells();
-        let _ = publish(cells, ticket, method, Think::UNKNOWN, Deadline::NONE, body);
-        let _ = self.socket.ring();
+        let ticket = self.submitter.draw(false).expect("a free cell");
+        self.publish_as(ticket, method, body);
         ticket
+    }
+
+    /// Publishes a call that was drawn, and rings.
+    pub fn publish_as(&mut self, ticket: Ticket, method: u32, body: Body) {
+        let (cells, detour) = (self.words.cells(), self.words.detour());
+        let _ = publish(cells, detour, ticket, method, Think::UNKNOWN, Deadline::NONE, body);
+        let _ = self.socket.ring();
     }
 
     /// Publishes a call with a few bytes.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use callgate_proto::Violation;
 use callgate_proto::arena::REGIONS_MAX;
 use callgate_proto::body::Place;
-use callgate_proto::layout::{CELLS_OFFSET, Cell, Header, control_bytes};
+use callgate_proto::layout::{CELLS_OFFSET, Cell, DETOUR_OFFSET, Detour, Header, control_bytes};
 use callgate_sys::shm::{Control, MemFd, PayloadReader, PayloadWriter, Rejected, page_size};
 
 /// A control region with its number of cells, fixed at the handshake.
@@ -36,6 +36,13 @@ impl ControlView {
         // lives as long as `self`. `Header` consists of atomics only, for which any bytes are valid, and both processes
         // access these bytes through atomics only.
         unsafe { &*self.map.as_ptr().cast::<Header>() }
+    }
+
+    #[inline]
+    pub(crate) fn detour(&self) -> &Detour {
+        // SAFETY: DETOUR_OFFSET lies between the header and the cells (layout), a multiple of its alignment. `Detour`
+        // consists of atomics only; see `header`.
+        unsafe { &*self.map.as_ptr().add(DETOUR_OFFSET).cast::<Detour>() }
     }
 
     #[inline]

@@ -215,7 +215,7 @@ fn serve(mode: &str, socket: &Socket, mut rng: Rng) {
                 link.cells.body(taken.cell, at).store(number(4 + at), Ordering::Relaxed);
             }
             link.cells.head(taken.cell).store(number(3), Ordering::Relaxed);
-            let turn = state::number(taken.turn).wrapping_add(number(2) as u32) & 0x0fff_ffff;
+            let turn = state::number(taken.turn).wrapping_add(number(2) as u32) & 0x03ff_ffff;
             let word = state::word(turn, number(1) as u32);
             link.cells.state(taken.cell).store(word, Ordering::SeqCst);
             link.wake(&taken);
@@ -288,7 +288,7 @@ impl Link<'_> {
     fn next(&mut self, reads: bool) -> Option<Taken> {
         let mut buffer = [0; 64];
         loop {
-            match self.intake.take(self.cells.cells(), &self.deferred) {
+            match self.intake.take(self.cells.cells(), self.cells.detour(), &self.deferred) {
                 Ok(Some(taken)) => return Some(taken),
                 Ok(None) => {}
                 Err(_) => return None,

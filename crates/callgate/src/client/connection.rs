@@ -12,16 +12,16 @@ use std::time::Duration;
 use callgate_proto::Violation;
 use callgate_proto::arena::{Block, Outgoing, REGIONS_MAX};
 use callgate_proto::body::{Body, Place, Think};
-use callgate_proto::cell::Deadline;
+use callgate_proto::cell::{Deadline, Ring};
 use callgate_proto::chain::{Submitter, Ticket, publish};
 use callgate_proto::life::Life;
 use callgate_proto::pace::CallerPace;
 use callgate_proto::wire::{Message, Welcome};
 use callgate_sys::process::{self, Identity, PidFd};
 use callgate_sys::shm::{PayloadWriter, page_size};
-use callgate_sys::socket::{RecvError, Ring, Socket};
+use callgate_sys::socket::{RecvError, Ring as Rung, Socket};
 use callgate_sys::sync::{Condvar, Mutex, MutexGuard};
-use callgate_sys::{clock, process as sys_process};
+use callgate_sys::{clock, futex, process as sys_process};
 
 use crate::error::{CallError, Side, Started};
 use crate::options::{ClientOptions, WhenFull};
@@ -94,6 +94,8 @@ pub(crate) struct Sent {
 pub(crate) struct Sending {
     pub(crate) method: u32,
     pub(crate) deadline_ns: Option<u64>,
+    /// Whether its caller does nothing else until it has ended.
+    pub(crate) alone: bool,
 }
 
 impl Connection {
@@ -179,7 +181,7 @@ impl Connection {
             None => Deadline::NONE,
         };
         let mut submit = self.submit();
-        let ticket = match submit.submitter.draw() {
+        let ticket = match submit.submitter.draw(sending.alone) {
             Some(ticket) => ticket,
             None => match self.wait_for_cell(submit, sending.deadline_ns) {
                 Ok((guard, ticket)) => {
@@ -198,15 +200,30 @@ impl Connection {
             Some(slept_at_ns) => Think::from_ns(clock::now_ns().saturating_sub(slept_at_ns)),
             None => Think::UNKNOWN,
         };
-        let rang = publish(self.control.cells(), ticket, sending.method, think, deadline, body);
+        let (cells, detour) = (self.control.cells(), self.control.detour());
+        let ring = publish(cells, detour, ticket, sending.method, think, deadline, body);
         if !submit.given_up.is_empty() {
             self.collect_late_replies(&mut submit);
         }
         drop(submit);
-        if rang && self.socket.ring() == Ring::Gone {
-            self.end(self.what_the_kernel_says());
+        if ring != Ring::No {
+            self.ring(ring);
         }
-        Ok(Sent { ticket, block, rang })
+        Ok(Sent { ticket, block, rang: ring != Ring::No })
+    }
+
+    /// Wakes the server.
+    fn ring(&self, ring: Ring) {
+        match ring {
+            Ring::No => {}
+            Ring::Word(cell) => {
+                futex::wake(self.control.cell(cell).futex(), u32::MAX);
+            }
+            Ring::Socket if self.socket.ring() == Rung::Gone => {
+                self.end(self.what_the_kernel_says());
+            }
+            Ring::Socket => {}
+        }
     }
 
     /// No cell is free: collects late replies, and where the user wants it waits for a call to end.
@@ -219,7 +236,7 @@ impl Connection {
         let began_ns = clock::now_ns();
         loop {
             self.collect_late_replies(&mut submit);
-            if let Some(ticket) = submit.submitter.draw() {
+            if let Some(ticket) = submit.submitter.draw(false) {
                 return Ok((submit, ticket));
             }
             if self.has_ended() {
@@ -297,7 +314,7 @@ impl Connection {
                 Ok(None) => at += 1,
                 Ok(Some(reply)) => {
                     if matches!(reply.body, Body::Far(_)) {
-                        cell.release(sent.ticket.turn);
+                        cell.release();
                     }
                     submit.submitter.put_back(sent.ticket.cell);
                     if let Some(block) = sent.block {

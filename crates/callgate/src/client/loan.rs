@@ -52,7 +52,7 @@ impl Loan {
     /// # Errors
     /// As [`Client::call`](super::Client::call), but it is never repeated by the library.
     pub fn call(self, options: CallOptions) -> Result<Reply, CallError> {
-        let (connection, sent, limit) = self.send(options)?;
+        let (connection, sent, limit) = self.send(options, true)?;
         wait_for(&connection, sent, limit)
     }
 
@@ -61,11 +61,15 @@ impl Loan {
     /// # Errors
     /// As [`Client::submit`](super::Client::submit).
     pub fn submit(self, options: CallOptions) -> Result<Pending, CallError> {
-        let (connection, sent, limit) = self.send(options)?;
+        let (connection, sent, limit) = self.send(options, false)?;
         Ok(Pending::new(connection, sent, limit.deadline_ns, limit.began_ns))
     }
 
-    fn send(mut self, options: CallOptions) -> Result<(Shared, Sent, Limit), CallError> {
+    fn send(
+        mut self,
+        options: CallOptions,
+        alone: bool,
+    ) -> Result<(Shared, Sent, Limit), CallError> {
         if !self.connection.is_ours() {
             return Err(CallError::Forked);
         }
@@ -85,7 +89,7 @@ impl Loan {
         if connection.has_ended() {
             return Err(connection.not_started());
         }
-        let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns };
+        let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
         let sent = connection.send(sending, body, block)?;
         Ok((connection, sent, limit))
     }

@@ -180,7 +180,7 @@ impl Client {
     /// As [`Client::call`], but for what only a reply can tell.
     pub fn submit(&self, options: CallOptions, request: &[u8]) -> Result<Pending, CallError> {
         let limit = time_limit(&options, self.inner.options.timeout);
-        let (connection, sent) = self.send(options, request, limit)?;
+        let (connection, sent) = self.send(options, request, limit, false)?;
         Ok(Pending::new(connection, sent, limit.deadline_ns, limit.began_ns))
     }
 
@@ -229,7 +229,7 @@ impl Client {
         request: &[u8],
         limit: Limit,
     ) -> Result<Reply, CallError> {
-        let (connection, sent) = self.send(options, request, limit)?;
+        let (connection, sent) = self.send(options, request, limit, true)?;
         pending::wait_for(&connection, sent, limit)
     }
 
@@ -239,6 +239,7 @@ impl Client {
         options: CallOptions,
         request: &[u8],
         limit: Limit,
+        alone: bool,
     ) -> Result<(Shared, Sent), CallError> {
         let connection = self.connection(limit)?;
         check_caller(&connection)?;
@@ -253,7 +254,7 @@ impl Client {
                 (Body::Far(block.place), Some(block))
             }
         };
-        let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns };
+        let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
         let sent = connection.send(sending, body, block)?;
         Ok((connection, sent))
     }

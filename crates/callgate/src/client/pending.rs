@@ -193,7 +193,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         if self.connection.is_ours() {
             let ticket = self.sent.ticket;
-            self.connection.control.cell(ticket.cell).release(ticket.turn);
+            self.connection.control.cell(ticket.cell).release();
             self.connection.finish(self.sent, self.slept);
         }
     }

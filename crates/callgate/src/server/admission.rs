@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use callgate_proto::Violation;
+use callgate_proto::cell::Doorbell;
 use callgate_proto::chain::Intake;
 use callgate_proto::wire::{Answer, Ask, Hello, MESSAGE_MAX, Reason, Versions, Welcome};
 use callgate_sys::collections::HashMap;
@@ -319,7 +320,7 @@ impl Admission {
         let desk = &self.shared.desks[worker];
         let intake = Intake::new(control.cells().len() as u32);
         // The worker sleeps or polls others: the client has to ring for its first call.
-        let _ = intake.arm(control.cells());
+        let _ = intake.arm(control.cells(), control.detour(), Doorbell::Socket);
         let shared = self.shared.clone();
         let connection =
             Arc::new(Connection::new(id, control, socket, caller, quota, shared, worker));

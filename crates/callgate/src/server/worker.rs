@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use callgate_proto::cell::Doorbell;
 use callgate_proto::pace::{Policy, WorkerPace, YieldBan};
 use callgate_sys::collections::HashMap;
 use callgate_sys::poller::Event;
@@ -169,8 +170,9 @@ impl<H: Handler> Worker<H> {
         let Some(link) = self.links[index].as_mut() else { return Ok(false) };
         let mut began_ns = 0;
         for count in 0..BATCH {
-            let cells = link.connection.control.cells();
-            let Some(taken) = link.intake.take(cells, &link.connection.deferred)? else {
+            let control = &link.connection.control;
+            let (cells, detour) = (control.cells(), control.detour());
+            let Some(taken) = link.intake.take(cells, detour, &link.connection.deferred)? else {
                 return Ok(count > 0);
             };
             if count == 0 {
@@ -201,7 +203,7 @@ impl<H: Handler> Worker<H> {
     fn goes_quiet(&mut self, index: usize) -> bool {
         let Some(link) = self.links[index].as_mut() else { return true };
         link.quiet_passes += 1;
-        if link.quiet_passes < QUIET_PASSES || !link.intake.arm(link.connection.control.cells()) {
+        if link.quiet_passes < QUIET_PASSES || link.arm(Doorbell::Socket).is_none() {
             return false;
         }
         link.active = false;
@@ -251,7 +253,8 @@ impl<H: Handler> Worker<H> {
         self.active.iter().any(|index| {
             self.links[*index].as_ref().is_some_and(|link| {
                 // A violation is work too: the next pass meets it.
-                link.intake.is_waiting(link.connection.control.cells()).unwrap_or(true)
+                let control = &link.connection.control;
+                link.intake.is_waiting(control.cells(), control.detour()).unwrap_or(true)
             })
         })
     }
@@ -268,7 +271,7 @@ impl<H: Handler> Worker<H> {
         let mut all_armed = true;
         for index in &self.active {
             if let Some(link) = &self.links[*index] {
-                all_armed &= link.intake.arm(link.connection.control.cells());
+                all_armed &= link.arm(Doorbell::Socket).is_some();
             }
         }
         if !all_armed {

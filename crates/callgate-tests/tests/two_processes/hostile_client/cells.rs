@@ -4,6 +4,7 @@ use super::{QUOTA, Stage, scribble};
 use crate::{LONGEST, PEER};
 use callgate::Client;
 use callgate_proto::body::{Body, Inline};
+use callgate_proto::layout::DETOUR_OFFSET;
 use callgate_tests::data::method as m;
 use callgate_tests::hostile::{Raw, control_size, state, wait_closed};
 use callgate_tests::memory::punch;
@@ -26,8 +27,7 @@ fn nonsense_in_the_cells() {
         let cases: Vec<(&str, u32, u64, [u64; 3])> = vec![
             ("turn 0", request(0), 2, none),
             ("turn 2", request(2), 2, none),
-            ("the last turn", request((1 << 28) - 1), 2, none),
-            ("itself as the next cell", request(1), 0, none),
+            ("the last turn", request((1 << 26) - 1), 2, none),
             ("cell 65 of 65 as the next", request(1), 65, none),
             ("cell 1024 as the next", request(1), 1_024, none),
             ("cell 65535 as the next", request(1), 65_535, none),
@@ -64,7 +64,7 @@ fn nonsense_in_the_cells() {
             let mut raw = stage.raw();
             let held = raw.publish_bytes(m::HOLD, b"held");
             stage.server.expect("held");
-            let ticket = raw.submitter.draw().expect("a cell");
+            let ticket = raw.submitter.draw(false).expect("a cell");
             assert_eq!(ticket.cell, held.next);
             raw.words.head(ticket.cell).store(u64::from(held.cell), Ordering::Relaxed);
             let turn = state::number(ticket.turn);
@@ -72,6 +72,29 @@ fn nonsense_in_the_cells() {
             let _ = raw.socket.ring();
             wait_closed(&raw.socket);
         });
+        stage.attack("a request over its own unanswered one", 1, |stage| {
+            let mut raw = stage.raw();
+            let ticket = raw.submitter.draw(true).expect("a cell");
+            raw.publish_as(ticket, m::HOLD, Body::Inline(Inline::new(b"held").expect("short")));
+            stage.server.expect("held");
+            let turn = state::number(ticket.turn) + 1;
+            raw.words.state(ticket.cell).store(state::word(turn, 1), Ordering::SeqCst);
+            let _ = raw.socket.ring();
+            wait_closed(&raw.socket);
+        });
+        for (what, cell) in [("itself", 0u64), ("cell 65 of 65", 65), ("cell 65535", 65_535)] {
+            stage.attack(&format!("a detour to {what}"), 1, |stage| {
+                let mut raw = stage.raw();
+                let ticket = raw.submitter.draw(true).expect("a cell");
+                raw.publish_as(ticket, m::ECHO, Body::Inline(Inline::new(b"").expect("short")));
+                raw.wait(ticket).expect("an answer");
+                raw.words.words32()[DETOUR_OFFSET / 4 + 1].store(0, Ordering::SeqCst);
+                let word = (2 << 16 | cell) as u32;
+                raw.words.words32()[DETOUR_OFFSET / 4].store(word, Ordering::SeqCst);
+                let _ = raw.socket.ring();
+                wait_closed(&raw.socket);
+            });
+        }
         stage.server.ask("release");
         stage.attack("exactly at the limits, which is allowed", 0, |stage| {
             let mut raw = stage.raw();
@@ -98,8 +121,8 @@ fn states_that_are_no_request() {
         stage.attack("states without a request", 0, |stage| {
             let raw = stage.raw();
             for phase in [0, 2, 3] {
-                for turn in [0, 1, 2, 77, (1 << 28) - 1] {
-                    for flags in 0..4 {
+                for turn in [0, 1, 2, 77, (1 << 26) - 1] {
+                    for flags in 0..16 {
                         let word = state::word(turn, phase) | flags;
                         raw.words.state(0).store(word, Ordering::SeqCst);
                         let _ = raw.socket.ring();
@@ -138,7 +161,7 @@ fn scribbles_over_the_control_region() {
                     break;
                 }
                 if rng.chance(20) {
-                    match raw.submitter.draw() {
+                    match raw.submitter.draw(rng.chance(50)) {
                         Some(ticket) => {
                             let body = if rng.chance(50) {
                                 Body::Inline(Inline::new(b"some bytes").expect("short"))
@@ -148,9 +171,9 @@ fn scribbles_over_the_control_region() {
                             };
                             let think = callgate_proto::body::Think::UNKNOWN;
                             let deadline = callgate_proto::cell::Deadline::NONE;
-                            let cells = raw.words.cells();
+                            let (cells, detour) = (raw.words.cells(), raw.words.detour());
                             let _ = callgate_proto::chain::publish(
-                                cells, ticket, 0, think, deadline, body,
+                                cells, detour, ticket, 0, think, deadline, body,
                             );
                             raw.put_back(ticket);
                         }

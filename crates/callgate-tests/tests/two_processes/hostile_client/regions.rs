@@ -205,7 +205,7 @@ fn requests_that_change_while_they_are_read() {
                     let ticket = raw.publish_far(m::ECHO, 0, 0, 1 << 20);
                     let reply = raw.wait(ticket).expect("still connected");
                     assert_eq!(reply.body.len(), 1 << 20);
-                    raw.words.cells()[usize::from(ticket.cell)].release(ticket.turn);
+                    raw.words.cells()[usize::from(ticket.cell)].release();
                     raw.put_back(ticket);
                 }
                 stop.store(true, Ordering::Relaxed);

@@ -111,8 +111,8 @@ fn it_lies_about_what_it_took() {
             (1, Started::MayHaveRun),
             (2, Started::MayHaveRun),
             (1 << 27, Started::MayHaveRun),
-            (0x0fff_ffff, Started::NotStarted),
-            (1 << 28, Started::NotStarted),
+            (0x03ff_ffff, Started::NotStarted),
+            (1 << 26, Started::NotStarted),
             (u32::MAX, Started::NotStarted),
         ] {
             match stage.call_in(&format!("taken {taken}")) {

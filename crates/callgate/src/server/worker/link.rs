@@ -5,6 +5,7 @@ use std::sync::Arc;
 use callgate_proto::Violation;
 use callgate_proto::arena::REGIONS_MAX;
 use callgate_proto::body::{Body, Inline, Place};
+use callgate_proto::cell::Doorbell;
 use callgate_proto::chain::{Intake, Taken};
 use callgate_proto::wire::{MESSAGE_MAX, Message};
 use callgate_sys::process;
@@ -34,6 +35,14 @@ pub(super) struct Link {
     pub(super) active: bool,
     pub(super) quiet_passes: u32,
     pub(super) in_tidy: bool,
+}
+
+impl Link {
+    /// Stops polling: the client rings for its next call. `None` when there is one already.
+    pub(super) fn arm(&self, bell: Doorbell) -> Option<u32> {
+        let control = &self.connection.control;
+        self.intake.arm(control.cells(), control.detour(), bell)
+    }
 }
 
 /// Handles one call that was taken. Unwinds when the handler panics; its caller has been answered then.
