@@ -58,6 +58,7 @@ pub struct CallerPace {
     answer_ns: AtomicU32,
     long_calls: AtomicU32,
     hints: AtomicU64,
+    gap: AtomicU32,
     ban: YieldBan,
 }
 
@@ -90,6 +91,22 @@ impl CallerPace {
             Policy::LowestLatency => true,
             Policy::Balanced => !rang,
             Policy::LowestCpu => false,
+        }
+    }
+
+    /// How long to keep away from the line after sending.
+    #[inline]
+    #[must_use]
+    pub fn gap(&self) -> Gap {
+        Gap { sixteenths: self.gap.load(Ordering::Relaxed) as u8 }
+    }
+
+    /// Learns how many looks a reply took after the gap; stores only what changed.
+    #[inline]
+    pub fn found(&self, gap: Gap, look: u32) {
+        let learned = gap.found(look);
+        if learned != gap {
+            self.gap.store(learned.sixteenths.into(), Ordering::Relaxed);
         }
     }
 
@@ -162,6 +179,44 @@ impl YieldBan {
         } else if length > 0 && now_ns > self.until_ns.load(Ordering::Relaxed) + 8 * length {
             self.length_ns.store(0, Ordering::Relaxed);
         }
+    }
+}
+
+/// How long to keep away from a line after writing it, in PAUSEs: for about as long as the peer takes to answer.
+///
+/// A look that comes while the peer is about to write takes the line from it, and the peer has to fetch it back. So the
+/// first look is put off, by a time that is learned: a little shorter when that look finds the answer (it may have been
+/// there for long), longer when it comes too early. It settles where three first looks in four find the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    sixteenths: u8,
+}
+
+impl Gap {
+    const MAX: u8 = 8 * 16;
+
+    /// PAUSEs before the first look.
+    #[inline]
+    #[must_use]
+    pub fn pauses(self) -> u32 {
+        u32::from(self.sixteenths / 16)
+    }
+
+    /// Learns that the answer was found at this look, counted from 0.
+    #[inline]
+    #[must_use]
+    pub fn found(self, look: u32) -> Self {
+        let sixteenths = match look {
+            0 => self.sixteenths.saturating_sub(1),
+            _ => (self.sixteenths + 3).min(Self::MAX),
+        };
+        Self { sixteenths }
+    }
+}
+
+impl Default for Gap {
+    fn default() -> Self {
+        Self { sixteenths: 2 * 16 }
     }
 }
 
@@ -270,6 +325,24 @@ mod tests {
         pace.ban().yielded(YIELD_SLOW_NS + 1, later.now_ns);
         let again = Surroundings { now_ns: later.now_ns + BAN_FIRST_NS, ..AROUND };
         assert_eq!(pace.plan(Policy::Balanced, again), Plan::Sleep, "the second ban is longer");
+    }
+
+    #[test]
+    fn a_gap_settles_where_the_answer_comes() {
+        // The answer comes five PAUSEs after the line was written, and the looks are two PAUSEs apart.
+        let mut gap = Gap::default();
+        for _ in 0..1_000 {
+            gap = gap.found(5u32.saturating_sub(gap.pauses()).div_ceil(2));
+        }
+        assert!((4..=5).contains(&gap.pauses()), "{gap:?}");
+        for _ in 0..1_000 {
+            gap = gap.found(0);
+        }
+        assert_eq!(gap.pauses(), 0);
+        for _ in 0..1_000 {
+            gap = gap.found(9);
+        }
+        assert_eq!(gap.pauses(), 8);
     }
 
     #[test]

@@ -51,8 +51,11 @@ impl Wait<'_> {
     #[inline]
     pub(crate) fn run(&self) -> Result<Ended, Violation> {
         if self.pace.looks_first(self.policy, self.rang) {
-            for _ in 0..FIRST_LOOKS {
+            let gap = self.pace.gap();
+            process::pause(gap.pauses());
+            for look in 0..FIRST_LOOKS {
                 if self.cell.has_reply(self.turn)? {
+                    self.pace.found(gap, look);
                     return Ok(Ended::Reply { slept: false });
                 }
                 pause_between_looks();
@@ -166,7 +169,7 @@ pub(crate) fn wake_sleepers(life: &Life, cells: &[Cell]) -> bool {
 /// Waits between two looks at a line, so that the writer can have it: looking at full speed costs a factor of 1.7.
 #[inline]
 pub(crate) fn pause_between_looks() {
-    process::pause();
+    process::pause(2);
 }
 
 fn surroundings(now_ns: u64) -> Surroundings {

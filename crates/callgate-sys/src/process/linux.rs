@@ -84,11 +84,12 @@ pub fn will_write<T>(place: &T) {
     let _ = place;
 }
 
-/// Waits for the time of two `PAUSE`s between two looks at memory that another CPU writes.
+/// Waits for the time of so many `PAUSE`s between two looks at memory that another CPU writes.
 #[inline(always)]
-pub fn pause() {
-    std::hint::spin_loop();
-    std::hint::spin_loop();
+pub fn pause(count: u32) {
+    for _ in 0..count {
+        std::hint::spin_loop();
+    }
 }
 
 /// Gives a number other than 0 that no other process, and no other call, is likely to get.

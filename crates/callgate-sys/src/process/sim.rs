@@ -72,8 +72,10 @@ pub fn yield_now() {
 pub fn will_write<T>(_place: &T) {}
 
 /// Waits a little between two looks at memory that another CPU writes.
-pub fn pause() {
-    inside().point("sys.process.pause", 200);
+pub fn pause(count: u32) {
+    if count > 0 {
+        inside().point("sys.process.pause", 100 * u64::from(count));
+    }
 }
 
 /// Gives a number other than 0 that no other process gets.

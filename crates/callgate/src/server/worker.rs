@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use callgate_proto::cell::Doorbell;
-use callgate_proto::pace::{Policy, WorkerPace, YieldBan};
+use callgate_proto::pace::{Gap, Policy, WorkerPace, YieldBan};
 use callgate_sys::collections::HashMap;
 use callgate_sys::poller::Event;
 use callgate_sys::{clock, process, thread};
@@ -69,6 +69,7 @@ pub(super) struct Worker<H> {
     cpu_hint: u64,
     /// The process whose call the handler has.
     handling: Option<u32>,
+    gap: Gap,
 }
 
 impl<H: Handler> Worker<H> {
@@ -92,6 +93,7 @@ impl<H: Handler> Worker<H> {
             looked_ns: 0,
             cpu_hint: 0,
             handling: None,
+            gap: Gap::default(),
         }
     }
 
@@ -120,11 +122,16 @@ impl<H: Handler> Worker<H> {
             if self.pass() {
                 if idle_passes > IDLE_PASSES {
                     self.pace.paid();
+                } else if self.active.len() == 1 {
+                    self.gap = self.gap.found(idle_passes);
                 }
                 idle_passes = 0;
                 let now_ns = clock::now_ns();
                 if now_ns.saturating_sub(self.looked_ns) > LOOK_NS {
                     self.look(now_ns);
+                }
+                if self.active.len() == 1 {
+                    process::pause(self.gap.pauses());
                 }
                 continue;
             }
