@@ -36,6 +36,9 @@ pub const LATENCY_SPIN_NS: u64 = 2_000_000;
 /// A yield longer than this in nanoseconds met a stranger.
 pub const YIELD_SLOW_NS: u64 = 200_000;
 
+/// A yield shorter than this in nanoseconds met nobody: no other thread wanted the CPU.
+pub const YIELD_ALONE_NS: u64 = 600;
+
 const BAN_FIRST_NS: u64 = 10_000_000;
 const BAN_MAX_NS: u64 = 10_000_000_000;
 const LONG_PROBE_EVERY: u32 = 16;
@@ -59,7 +62,47 @@ pub struct CallerPace {
     long_calls: AtomicU32,
     hints: AtomicU64,
     gap: AtomicU32,
+    habit: AtomicU32,
+    crowded: AtomicU32,
     ban: YieldBan,
+}
+
+/// Whether the peer is reached by yielding rather than by looking: it waits for this very CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct YieldHabit {
+    score: u8,
+}
+
+impl YieldHabit {
+    const FIRST: u8 = 4;
+    const MAX: u8 = 8;
+
+    /// Whether to yield before looking for long.
+    #[inline]
+    #[must_use]
+    pub fn yields_first(self) -> bool {
+        self.score >= Self::FIRST
+    }
+
+    /// Learns from a yield: how long it took, and whether it brought what was waited for.
+    #[must_use]
+    pub fn yielded(self, took_ns: u64, found: bool) -> Self {
+        let score = if took_ns <= YIELD_ALONE_NS {
+            self.score.saturating_sub(1)
+        } else if found {
+            (self.score + 2).min(Self::MAX)
+        } else {
+            self.score
+        };
+        Self { score }
+    }
+
+    /// Learns that looking alone found it.
+    #[inline]
+    #[must_use]
+    pub fn looked(self) -> Self {
+        Self { score: self.score.saturating_sub(1) }
+    }
 }
 
 /// Keeps off yielding for a growing while after yields that were slow. Accesses are Relaxed: these are estimates.
@@ -110,6 +153,23 @@ impl CallerPace {
         }
     }
 
+    /// Whether to give the CPU away before looking: the server, or other clients, wait for it.
+    #[inline]
+    #[must_use]
+    pub fn yields_first(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed) != 0
+            || u32::from(YieldHabit::FIRST) <= self.habit.load(Ordering::Relaxed)
+    }
+
+    /// Learns from a yield; see [`YieldHabit::yielded`].
+    pub fn yielded(&self, took_ns: u64, found: bool) {
+        let old = YieldHabit { score: self.habit.load(Ordering::Relaxed) as u8 };
+        let new = old.yielded(took_ns, found);
+        if new != old {
+            self.habit.store(new.score.into(), Ordering::Relaxed);
+        }
+    }
+
     /// Decides how to go on when the first looks found nothing.
     #[must_use]
     pub fn plan(&self, policy: Policy, around: Surroundings) -> Plan {
@@ -119,8 +179,8 @@ impl CallerPace {
             _ => {}
         }
         let hints = self.hints.load(Ordering::Relaxed);
-        let (active, cpu) = ((hints & 0xffff) as u32, (hints >> 32) as u32);
-        if active > around.cpus || around.cpus == 1 || cpu == around.cpu.wrapping_add(1) {
+        let cpu = (hints >> 32) as u32;
+        if self.yields_first() || around.cpus == 1 || cpu == around.cpu.wrapping_add(1) {
             return if around.never_yield || self.ban.holds(around.now_ns) {
                 Plan::Sleep
             } else {
@@ -146,12 +206,13 @@ impl CallerPace {
         self.answer_ns.store(((old * 3 + took) / 4) as u32, Ordering::Relaxed);
     }
 
-    /// Notes what the server said of itself; stores only what changed.
+    /// Notes what the server said of itself, and how many CPUs there are; stores only what changed.
     #[inline]
-    pub fn note(&self, head: &ReplyHead) {
+    pub fn note(&self, head: &ReplyHead, cpus: u32) {
         let hints = u64::from(head.active) | (head.cpu.map_or(0, |cpu| u64::from(cpu) + 1) << 32);
         if self.hints.load(Ordering::Relaxed) != hints {
             self.hints.store(hints, Ordering::Relaxed);
+            self.crowded.store(u32::from(u32::from(head.active) > cpus), Ordering::Relaxed);
         }
     }
 
@@ -227,10 +288,22 @@ pub struct WorkerPace {
     skip: u32,
     skip_next: u32,
     think: Think,
+    long: bool,
 }
 
 impl WorkerPace {
-    /// How long to poll before sleeping, in nanoseconds; 0: sleep at once.
+    /// Whether to sleep without another look: the next request is far, or the client sleeps anyway.
+    #[inline]
+    #[must_use]
+    pub fn sleeps_at_once(&self, policy: Policy) -> bool {
+        match policy {
+            Policy::LowestLatency => false,
+            Policy::LowestCpu => true,
+            Policy::Balanced => self.long || self.think.ns_max().is_some_and(|ns| ns > WAKE_NS),
+        }
+    }
+
+    /// How long to poll before sleeping, in nanoseconds; 0: sleep now.
     pub fn budget_ns(&mut self, policy: Policy) -> u64 {
         match policy {
             Policy::LowestLatency => return LATENCY_SPIN_NS,
@@ -241,10 +314,14 @@ impl WorkerPace {
             self.skip -= 1;
             return 0;
         }
-        match self.think.ns_max() {
-            Some(think) if think > WAKE_NS => 0,
-            _ => WAKE_NS * 2,
-        }
+        if self.sleeps_at_once(policy) { 0 } else { WAKE_NS * 2 }
+    }
+
+    /// Learns how long the first calls after a sleep took; `None`: they did not come after a sleep. Where that is longer
+    /// than a wake-up, the clients sleep while they wait, and polling for them would burn as much again.
+    #[inline]
+    pub fn worked(&mut self, took_ns: Option<u64>) {
+        self.long = took_ns.is_some_and(|ns| ns > WAKE_NS);
     }
 
     /// Learns that a request came, with what its client said of its thinking.
@@ -278,7 +355,7 @@ mod tests {
 
     fn seen(active: u16, cpu: u32) -> CallerPace {
         let pace = CallerPace::default();
-        pace.note(&ReplyHead { failure: false, active, cpu: Some(cpu) });
+        pace.note(&ReplyHead { failure: false, active, cpu: Some(cpu) }, AROUND.cpus);
         pace
     }
 
@@ -325,6 +402,33 @@ mod tests {
         pace.ban().yielded(YIELD_SLOW_NS + 1, later.now_ns);
         let again = Surroundings { now_ns: later.now_ns + BAN_FIRST_NS, ..AROUND };
         assert_eq!(pace.plan(Policy::Balanced, again), Plan::Sleep, "the second ban is longer");
+    }
+
+    #[test]
+    fn a_shared_cpu_is_yielded_at_once_and_a_free_one_is_not() {
+        let pace = seen(1, 0);
+        assert!(!pace.yields_first(), "not before it was tried");
+        for _ in 0..2 {
+            pace.yielded(1_500, true);
+        }
+        assert!(pace.yields_first());
+        for _ in 0..4 {
+            pace.yielded(250, false);
+        }
+        assert!(!pace.yields_first(), "nobody else wants this CPU");
+        assert!(seen(5, 1).yields_first(), "a crowd");
+        assert!(!seen(2, 1).yields_first(), "a CPU for each");
+    }
+
+    #[test]
+    fn a_worker_with_long_calls_sleeps_as_its_clients_do() {
+        let mut pace = WorkerPace::default();
+        assert!(!pace.sleeps_at_once(Policy::Balanced));
+        pace.worked(Some(100_000));
+        assert!(pace.sleeps_at_once(Policy::Balanced) && pace.budget_ns(Policy::Balanced) == 0);
+        assert!(!pace.sleeps_at_once(Policy::LowestLatency));
+        pace.worked(Some(3_000));
+        assert!(!pace.sleeps_at_once(Policy::Balanced));
     }
 
     #[test]

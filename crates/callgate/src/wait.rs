@@ -50,7 +50,7 @@ impl Wait<'_> {
     /// Blocks until there is a reply, the deadline has passed, or the connection has ended.
     #[inline]
     pub(crate) fn run(&self) -> Result<Ended, Violation> {
-        if self.pace.looks_first(self.policy, self.rang) {
+        if self.pace.looks_first(self.policy, self.rang) && !self.pace.yields_first() {
             let gap = self.pace.gap();
             process::pause(gap.pauses());
             for look in 0..FIRST_LOOKS {
@@ -93,21 +93,27 @@ impl Wait<'_> {
         let limit_ns = began_ns.saturating_add(limit_ns).min(self.deadline_ns.unwrap_or(u64::MAX));
         let mut now_ns = began_ns;
         while now_ns < limit_ns && !self.life.has_ended() {
-            for _ in 0..if yields { 2 } else { LOOKS_PER_CLOCK } {
-                if self.cell.has_reply(self.turn)? {
-                    return Ok(true);
-                }
-                pause_between_looks();
-            }
             if yields {
                 process::yield_now();
-            }
-            let before_ns = std::mem::replace(&mut now_ns, clock::now_ns());
-            if yields {
+                let before_ns = std::mem::replace(&mut now_ns, clock::now_ns());
+                let found = self.cell.has_reply(self.turn)?;
+                self.pace.yielded(now_ns - before_ns, found);
                 self.pace.ban().yielded(now_ns - before_ns, now_ns);
+                if found {
+                    return Ok(true);
+                }
                 if self.pace.ban().holds(now_ns) {
                     break;
                 }
+                pause_between_looks();
+            } else {
+                for _ in 0..LOOKS_PER_CLOCK {
+                    if self.cell.has_reply(self.turn)? {
+                        return Ok(true);
+                    }
+                    pause_between_looks();
+                }
+                now_ns = clock::now_ns();
             }
         }
         Ok(false)

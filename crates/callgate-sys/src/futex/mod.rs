@@ -11,9 +11,25 @@ mod linux;
 mod sim;
 
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
-pub use linux::{wait, wait_private, wake, wake_private};
+pub use linux::{wait, wait_any, wait_private, wake, wake_private};
 #[cfg(callgate_sim)]
-pub use sim::{wait, wait_private, wake, wake_private};
+pub use sim::{wait, wait_any, wait_private, wake, wake_private};
+
+/// Most words that [`wait_any`] sleeps on.
+pub const WORDS_MAX: usize = 8;
+
+/// One of several words to sleep on.
+#[derive(Clone, Copy, Debug)]
+pub struct Word<'a> {
+    /// The word.
+    pub word: &'a AtomicU32,
+    /// Sleep as long as it holds this.
+    pub expected: u32,
+    /// Whether only this process wakes it.
+    pub private: bool,
+}
+
+use std::sync::atomic::AtomicU32;
 
 /// Why a wait on a word returned. None of them proves that the word has changed: look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

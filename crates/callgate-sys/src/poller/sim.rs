@@ -137,6 +137,12 @@ impl Waker {
     }
 }
 
+impl Pollable for Poller {
+    fn number(&self) -> u64 {
+        self.0.0
+    }
+}
+
 impl Pollable for Waker {
     fn number(&self) -> u64 {
         self.0.0

@@ -246,9 +246,10 @@ impl Kernel {
             Object::Waker { woken } => *woken,
             Object::PidFd(process) => processes[*process].dead,
             Object::Release { gone, .. } => !gone.is_empty(),
-            Object::Poller { .. } | Object::Memory(_) | Object::Mapping(_) | Object::Lock(_) => {
-                false
+            Object::Poller { watched } => {
+                watched.iter().any(|watched| self.event(*watched, processes).is_some())
             }
+            Object::Memory(_) | Object::Mapping(_) | Object::Lock(_) => false,
         };
         Readiness { readable, closed: false }
     }
@@ -256,6 +257,21 @@ impl Kernel {
     fn arrivals(&self, fd: u64) -> u64 {
         match self.fds.get(&fd).map(|fd| &fd.object) {
             Some(Object::Socket { pair, side }) => self.pairs[pair].arrivals[*side],
+            // So that an edge is told again when a further source of a poller has something.
+            Some(Object::Poller { watched }) => {
+                let ends = |fd| match self.fds.get(&fd).map(|fd| &fd.object) {
+                    Some(Object::Socket { pair, side }) => {
+                        let pair = &self.pairs[pair];
+                        u64::from(pair.shut || !pair.open[1 - side])
+                    }
+                    Some(Object::Waker { woken }) => u64::from(*woken),
+                    _ => 0,
+                };
+                watched.iter().fold(0u64, |mixed, watched| {
+                    let news = self.arrivals(watched.fd) * 2 + ends(watched.fd);
+                    (mixed ^ news ^ watched.fd << 32).wrapping_mul(0x0100_0000_01b3)
+                })
+            }
             _ => 0,
         }
     }

@@ -14,6 +14,7 @@ use rustix::thread::futex;
 use super::Config;
 use super::kernel::Kernel;
 use super::rng::Rng;
+use crate::futex::WORDS_MAX;
 
 /// Steps kept to be printed with a failure.
 const TRACE_LEN: usize = 300;
@@ -23,6 +24,8 @@ const TRACE_LEN: usize = 300;
 pub(crate) enum Wait {
     /// A wake of this address: a futex word, a lock, a condition variable.
     Address(usize),
+    /// A wake of any of these addresses, as far as they are not 0.
+    AnyAddress([usize; WORDS_MAX]),
     /// Something to read from this descriptor.
     Readable(u64),
     /// Room in this socket.
@@ -44,6 +47,16 @@ pub(crate) enum Run {
     Done,
     /// Its process was killed.
     Dead,
+}
+
+impl Run {
+    fn waits_on(self, address: usize) -> bool {
+        match self {
+            Run::Blocked(Wait::Address(its)) => its == address,
+            Run::Blocked(Wait::AnyAddress(all)) => all.contains(&address),
+            _ => false,
+        }
+    }
 }
 
 pub(crate) struct Task {
@@ -92,6 +105,8 @@ pub(crate) struct State {
     pub(crate) ended: Option<Result<(), String>>,
     trace: VecDeque<(u64, usize, &'static str)>,
     switch_one_in: u64,
+    /// Whether this system can sleep on several words at once.
+    pub(crate) waits_on_many: bool,
     slow_one_in: u64,
     speed: u64,
 }
@@ -132,6 +147,7 @@ impl World {
             began_ns,
             cpus: rng.pick(&[1, 2, 2, 4]),
             switch_one_in: rng.pick(&[2, 4, 8, 32]),
+            waits_on_many: !rng.one_in(3),
             slow_one_in: rng.pick(&[0, 0, 3, 6]),
             speed: rng.pick(&[1, 2, 4, 8]),
             kernel: Kernel::new(&mut rng),
@@ -348,8 +364,7 @@ impl State {
     }
 
     pub(crate) fn has_waiter(&self, address: usize) -> bool {
-        let wait = Run::Blocked(Wait::Address(address));
-        self.tasks.iter().any(|task| task.run == wait)
+        self.tasks.iter().any(|task| task.run.waits_on(address))
     }
 
     pub(crate) fn has_ended(&self, task: usize) -> bool {
@@ -417,13 +432,12 @@ impl State {
 
     /// Wakes at most `count` tasks that wait for `address`, in an order of chance.
     pub(crate) fn wake_address(&mut self, address: usize, count: u32) -> u32 {
-        let wait = Run::Blocked(Wait::Address(address));
         let mut woken = 0;
         while woken < count {
-            let asleep = self.tasks.iter().filter(|task| task.run == wait).count();
+            let asleep = self.tasks.iter().filter(|task| task.run.waits_on(address)).count();
             let Some(at) = asleep.checked_sub(1) else { break };
             let at = self.rng.below(at as u64 + 1) as usize;
-            let chosen = self.tasks.iter_mut().filter(|task| task.run == wait).nth(at);
+            let chosen = self.tasks.iter_mut().filter(|task| task.run.waits_on(address)).nth(at);
             chosen.expect("counted").run = Run::Ready;
             woken += 1;
         }
@@ -479,7 +493,7 @@ impl State {
 
     fn is_over(&self, wait: Wait) -> bool {
         match wait {
-            Wait::Address(_) | Wait::Time => false,
+            Wait::Address(_) | Wait::AnyAddress(_) | Wait::Time => false,
             Wait::Readable(fd) => self.kernel.readiness(fd, &self.processes).any(),
             Wait::Writable(fd) => self.kernel.is_writable(fd),
             Wait::Poller(fd) => self.kernel.has_events(fd, &self.processes),

@@ -11,7 +11,7 @@ use super::connection::{Sent, Shared};
 use crate::error::{CallError, Started};
 use crate::payload::Payload;
 use crate::region::SharedBytes;
-use crate::wait::{Ended, Wait};
+use crate::wait::{Ended, Wait, cpus};
 
 /// A call that was sent and not yet waited for. Dropping it cancels the call; until the server has answered or dropped
 /// it, it goes on counting against the calls in flight.
@@ -131,7 +131,7 @@ fn receive(connection: &Shared, sent: Sent, slept: bool, cell: &Cell) -> Result<
         Ok(taken) => taken,
         Err(violation) => return Err(without_reply(connection, sent, Limit::NONE, Err(violation))),
     };
-    connection.pace.note(&head);
+    connection.pace.note(&head, cpus());
     let reply = match body {
         Body::Inline(inline) => {
             connection.finish(sent, slept);

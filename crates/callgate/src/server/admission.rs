@@ -12,7 +12,7 @@ use callgate_proto::chain::Intake;
 use callgate_proto::wire::{Answer, Ask, Hello, MESSAGE_MAX, Reason, Versions, Welcome};
 use callgate_sys::collections::HashMap;
 use callgate_sys::endpoint::Listener;
-use callgate_sys::poller::{Poller, Waker};
+use callgate_sys::poller::Waker;
 use callgate_sys::process::{self, Identity};
 use callgate_sys::shm::{Control, MemFd, Rejected};
 use callgate_sys::socket::{RecvError, Socket};
@@ -28,6 +28,8 @@ use crate::region::{ControlView, control_size};
 const LISTENER_TOKEN: u64 = u64::MAX;
 const WAKER_TOKEN: u64 = u64::MAX - 1;
 const RELEASE_TOKEN: u64 = u64::MAX - 2;
+/// Tokens of the desks' pollers count up from here; those of clients count up from 0.
+pub(super) const DESK_TOKENS: u64 = 1 << 63;
 /// Connections accepted before other events get their turn.
 const ACCEPTS_PER_EVENT: usize = 64;
 
@@ -43,7 +45,6 @@ struct Refusal(Reason, u64);
 pub(super) struct Admission {
     shared: Arc<Shared>,
     listener: Listener,
-    poller: Poller,
     half_open: HashMap<u64, HalfOpen>,
     /// Deadlines of handshakes, in order; some have ended since.
     due: VecDeque<(u64, u64)>,
@@ -55,16 +56,15 @@ pub(super) struct Admission {
 
 impl Admission {
     pub(super) fn new(shared: Arc<Shared>, listener: Listener) -> io::Result<Self> {
-        let poller = Poller::new()?;
-        poller.add(&listener, LISTENER_TOKEN, false)?;
-        poller.add(&shared.admission, WAKER_TOKEN, false)?;
+        let door = &shared.door;
+        door.add(&listener, LISTENER_TOKEN, false)?;
+        door.add(&shared.admission, WAKER_TOKEN, false)?;
         if let Some(watch) = shared.ledger.watch() {
-            poller.add(watch, RELEASE_TOKEN, false)?;
+            door.add(watch, RELEASE_TOKEN, false)?;
         }
         Ok(Self {
             shared,
             listener,
-            poller,
             half_open: HashMap::default(),
             due: VecDeque::new(),
             next_token: 0,
@@ -83,7 +83,7 @@ impl Admission {
             // A little between two looks, so that nobody waits long to be let in.
             let more = self.shared.unmap_some();
             let due_ns = if more { Some(0) } else { self.due.front().map(|(due_ns, _)| *due_ns) };
-            if let Err(error) = self.poller.wait(&mut events, due_ns) {
+            if let Err(error) = self.shared.door.wait(&mut events, due_ns) {
                 tracing::error!(%error, "cannot wait for clients");
                 thread::sleep(Duration::from_millis(10));
             }
@@ -92,6 +92,12 @@ impl Admission {
                     LISTENER_TOKEN => self.accept(),
                     WAKER_TOKEN => self.shared.admission.drain(),
                     RELEASE_TOKEN => self.shared.ledger.settle(),
+                    token if token >= DESK_TOKENS => {
+                        let index = (token - DESK_TOKENS) as usize;
+                        if let Some(desk) = self.shared.desks.get(index) {
+                            desk.ring();
+                        }
+                    }
                     token => self.greet(token),
                 }
             }
@@ -143,7 +149,7 @@ impl Admission {
         }
         let token = self.next_token;
         self.next_token += 1;
-        if let Err(error) = self.poller.add(&socket, token, false) {
+        if let Err(error) = self.shared.door.add(&socket, token, false) {
             tracing::warn!(%error, "cannot poll a new client");
             refuse(&socket, Refusal(Reason::Exhausted, 0));
             return;
@@ -224,7 +230,7 @@ impl Admission {
             }
         };
         let Some(HalfOpen { socket, caller }) = self.half_open.remove(&token) else { return };
-        let _ = self.poller.remove(&socket);
+        let _ = self.shared.door.remove(&socket);
         if received.lost_fd {
             self.count_refusal();
             tracing::warn!(pid = caller.pid, "no descriptor is left for a client's memory");

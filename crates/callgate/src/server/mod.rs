@@ -20,7 +20,7 @@ mod worker;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use callgate_sys::endpoint::{BindError, Listener};
@@ -121,12 +121,14 @@ impl Server {
             Access::Everyone => (0o666, None),
         };
         let (clients_max, half_open_max) = clients_possible(&options.limits);
-        let desks = (0..options.workers).map(|_| desk()).collect::<io::Result<Vec<_>>>();
+        let desks = (0..options.workers).map(|_| Desk::new()).collect::<io::Result<Vec<_>>>();
         let desks = desks.map_err(os("cannot make the workers' pollers"))?;
         let waker = Waker::new().map_err(os("cannot make a waker"))?;
         let listener = Listener::bind(&path, &lock_path, mode, group)
             .map_err(|error| bind_error(error, &path))?;
+        let door = Poller::new().map_err(os("cannot make a poller"))?;
         let shared = Arc::new(Shared::new(
+            door,
             process::fresh_number(),
             options.limits,
             clients_max,
@@ -286,18 +288,6 @@ fn check(options: &ServerOptions) -> Result<(), ServeError> {
         return wrong("idle_interval", 0, "more than zero");
     }
     Ok(())
-}
-
-fn desk() -> io::Result<Desk> {
-    let (poller, waker) = (Poller::new()?, Waker::new()?);
-    poller.add(&waker, worker::WAKER_TOKEN, false)?;
-    Ok(Desk {
-        poller,
-        waker,
-        inbox: Mutex::new(Some(Vec::new())),
-        load: AtomicUsize::new(0),
-        calls: AtomicU64::new(0),
-    })
 }
 
 /// How many clients, and unfinished handshakes, this process's descriptors allow. Each takes one: raises the limit, and

@@ -1,5 +1,6 @@
 //! What all threads of one server share: its limits, its phase, its counters, and how to reach each worker.
 
+use std::io;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use callgate_proto::wire::Status;
 use callgate_sys::collections::HashMap;
 use callgate_sys::poller::{Poller, Waker};
 use callgate_sys::sync::{Condvar, Mutex, MutexGuard};
-use callgate_sys::{clock, process};
+use callgate_sys::{clock, futex, process};
 
 use super::connection::Connection;
 use super::ledger::Ledger;
@@ -33,10 +34,15 @@ const UNMAP_NS: u64 = 1_000_000;
 /// Pieces that wait to be unmapped; beyond that a worker unmaps what it lets go of itself.
 const BURIED_MAX: usize = 64;
 
+/// Token of a desk's own waker in its poller; connections count from 0.
+pub(super) const WAKER_TOKEN: u64 = u64::MAX;
+
 /// How others reach a worker.
 pub(crate) struct Desk {
     pub(super) poller: Poller,
-    pub(super) waker: Waker,
+    waker: Waker,
+    /// Rung, by counting up, for a worker that sleeps on its clients' words. Private memory.
+    bell: AtomicU32,
     /// Connections that were admitted and that the worker has not picked up; `None` once it takes no more.
     pub(super) inbox: Mutex<Option<Vec<Admitted>>>,
     /// Connections that the worker has or is about to have.
@@ -45,7 +51,49 @@ pub(crate) struct Desk {
     pub(super) calls: AtomicU64,
 }
 
+impl Desk {
+    pub(super) fn new() -> io::Result<Self> {
+        let (poller, waker) = (Poller::new()?, Waker::new()?);
+        poller.add(&waker, WAKER_TOKEN, false)?;
+        Ok(Self {
+            poller,
+            waker,
+            bell: AtomicU32::new(0),
+            inbox: Mutex::new(Some(Vec::new())),
+            load: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
+        })
+    }
+
+    /// Wakes the worker, however it sleeps.
+    pub(super) fn wake(&self) {
+        self.waker.wake();
+        self.ring();
+    }
+
+    /// Wakes the worker if it sleeps on words: its poller has something for it.
+    pub(super) fn ring(&self) {
+        // EDGE bell (other end: `bell`): a worker reads it, then decides to sleep while it holds what was read. Release, so
+        // that who sees the count sees what it was rung for.
+        self.bell.fetch_add(1, Ordering::Release);
+        futex::wake_private(&self.bell, 1);
+    }
+
+    /// What the worker sleeps on, and its present value.
+    pub(super) fn bell(&self) -> (&AtomicU32, u32) {
+        // EDGE bell (other end: `ring`).
+        (&self.bell, self.bell.load(Ordering::Acquire))
+    }
+
+    /// The worker has seen that it was woken.
+    pub(super) fn woken(&self) {
+        self.waker.drain();
+    }
+}
+
 pub(crate) struct Shared {
+    /// What admission waits at: newcomers, and workers' pollers while those sleep elsewhere.
+    pub(super) door: Poller,
     pub(super) epoch: u64,
     pub(super) began_ns: u64,
     pub(super) limits: Limits,
@@ -86,6 +134,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     #[expect(clippy::too_many_arguments, reason = "the parts that `serve` put together")]
     pub(super) fn new(
+        door: Poller,
         epoch: u64,
         limits: Limits,
         clients_max: u32,
@@ -97,6 +146,7 @@ impl Shared {
         admission: Waker,
     ) -> Self {
         Self {
+            door,
             epoch,
             began_ns: clock::now_ns(),
             ledger: Ledger::new(limits.clone()),
@@ -139,7 +189,7 @@ impl Shared {
         self.phase.fetch_max(phase as u32, Ordering::SeqCst);
         self.admission.wake();
         for desk in &self.desks {
-            desk.waker.wake();
+            desk.wake();
         }
     }
 
@@ -214,7 +264,7 @@ impl Shared {
     pub(super) fn deferred_ended(&self, worker: usize) {
         // EDGE drained (see `Connection::deferred_ended`).
         if self.phase.load(Ordering::SeqCst) != Phase::Serving as u32 {
-            self.desks[worker].waker.wake();
+            self.desks[worker].wake();
         }
     }
 

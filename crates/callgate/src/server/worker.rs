@@ -4,6 +4,7 @@
 //! the next call, and epoll tells which of thousands rang. Before the worker sleeps, all are armed.
 
 mod link;
+mod rest;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,33 +13,28 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use callgate_proto::cell::Doorbell;
-use callgate_proto::pace::{Gap, Policy, WorkerPace, YieldBan};
+use callgate_proto::pace::{Gap, WorkerPace, YieldBan, YieldHabit};
 use callgate_sys::collections::HashMap;
 use callgate_sys::poller::Event;
 use callgate_sys::{clock, process, thread};
 
 pub(crate) use link::Admitted;
 use link::{Link, handle, read_messages};
+use rest::Rest;
 
 use super::Handler;
-use super::shared::{Desk, Phase, Shared, lock};
+use super::shared::{Desk, Phase, Shared, WAKER_TOKEN, lock};
 use crate::region::{Incoming, Unusable};
-use crate::wait::{cpus, pause_between_looks};
+use crate::wait::cpus;
 
-/// Token of the worker's own waker; connections count from 0.
-pub(super) const WAKER_TOKEN: u64 = u64::MAX;
 /// Calls taken from one connection before the next one's turn.
 const BATCH: u32 = 16;
 /// A connection's turn ends early after this long, in nanoseconds.
 const TURN_NS: u64 = 50_000;
-/// How often a busy worker looks at epoll, in nanoseconds.
-const LOOK_NS: u64 = 20_000;
-/// Passes without a call before the worker asks what to do: about a microsecond.
-const IDLE_PASSES: u32 = 24;
-/// Passes without a call between two readings of the clock.
-const PASSES_PER_CLOCK: u32 = 16;
 /// Passes without a call of its own after which a connection is armed while others are busy.
 const QUIET_PASSES: u32 = 4_096;
+/// Sleeps without a call of its own after which it is armed for good.
+const QUIET_SLEEPS: u32 = 8;
 const TIDY_AFTER: Duration = Duration::from_secs(1);
 /// Visits, a second apart, after which a quiet connection keeps no reply memory.
 const TIDY_KEEPS: u32 = 10;
@@ -70,6 +66,13 @@ pub(super) struct Worker<H> {
     /// The process whose call the handler has.
     handling: Option<u32>,
     gap: Gap,
+    habit: YieldHabit,
+    /// When the last sleep ended, while no call was taken since.
+    woken_ns: Option<u64>,
+    /// The count of the desk's bell that was answered.
+    bell_seen: u32,
+    /// Whether admission watches our poller while we sleep on words.
+    watched: bool,
 }
 
 impl<H: Handler> Worker<H> {
@@ -94,6 +97,10 @@ impl<H: Handler> Worker<H> {
             cpu_hint: 0,
             handling: None,
             gap: Gap::default(),
+            habit: YieldHabit::default(),
+            woken_ns: None,
+            bell_seen: 0,
+            watched: false,
         }
     }
 
@@ -117,32 +124,16 @@ impl<H: Handler> Worker<H> {
 
     /// Serves while the server does. Unwinds when a handler panics, and can then be called again.
     fn serve_all(&mut self) {
-        let mut idle_passes = 0;
         while self.shared.phase() == Phase::Serving {
-            if self.pass() {
-                if idle_passes > IDLE_PASSES {
-                    self.pace.paid();
-                } else if self.active.len() == 1 {
-                    self.gap = self.gap.found(idle_passes);
+            let mut rest = Rest::default();
+            while !self.pass() {
+                self.rest(&mut rest);
+                if rest.is_over {
+                    break;
                 }
-                idle_passes = 0;
-                let now_ns = clock::now_ns();
-                if now_ns.saturating_sub(self.looked_ns) > LOOK_NS {
-                    self.look(now_ns);
-                }
-                if self.active.len() == 1 {
-                    process::pause(self.gap.pauses());
-                }
-                continue;
             }
-            idle_passes += 1;
-            if idle_passes < IDLE_PASSES && self.shared.wait != Policy::LowestCpu {
-                pause_between_looks();
-                continue;
-            }
-            if !self.poll_on() {
-                self.sleep();
-                idle_passes = 0;
+            if !rest.is_over {
+                self.worked(&rest);
             }
         }
     }
@@ -184,6 +175,7 @@ impl<H: Handler> Worker<H> {
             };
             if count == 0 {
                 link.quiet_passes = 0;
+                link.quiet_sleeps = 0;
                 self.pace.served(taken.request.head.think);
                 let hints = self.cpu_hint | active.min(usize::from(u16::MAX)) as u64;
                 link.connection.hints.store(hints, Ordering::Relaxed);
@@ -210,97 +202,13 @@ impl<H: Handler> Worker<H> {
     fn goes_quiet(&mut self, index: usize) -> bool {
         let Some(link) = self.links[index].as_mut() else { return true };
         link.quiet_passes += 1;
-        if link.quiet_passes < QUIET_PASSES || link.arm(Doorbell::Socket).is_none() {
+        let quiet = link.quiet_passes >= QUIET_PASSES || link.quiet_sleeps >= QUIET_SLEEPS;
+        if !quiet || link.arm(Doorbell::Socket).is_none() {
             return false;
         }
         link.active = false;
         self.tidy_later(index);
         true
-    }
-
-    /// Nothing to do: polls on for as long as that is likely to pay. False when it is time to sleep.
-    fn poll_on(&mut self) -> bool {
-        if self.active.is_empty() {
-            return false;
-        }
-        let budget_ns = self.pace.budget_ns(self.shared.wait);
-        if budget_ns == 0 {
-            return false;
-        }
-        let began_ns = clock::now_ns();
-        let mut now_ns = began_ns;
-        while now_ns - began_ns < budget_ns {
-            for _ in 0..PASSES_PER_CLOCK {
-                if self.is_any_waiting() {
-                    self.pace.paid();
-                    return true;
-                }
-                pause_between_looks();
-            }
-            let before_ns = clock::now_ns();
-            if !self.never_yield && !self.ban.holds(before_ns) {
-                process::yield_now();
-                now_ns = clock::now_ns();
-                self.ban.yielded(now_ns - before_ns, now_ns);
-            } else {
-                now_ns = before_ns;
-            }
-            if now_ns.saturating_sub(self.looked_ns) > LOOK_NS {
-                self.look(now_ns);
-                if self.shared.phase() != Phase::Serving {
-                    return true;
-                }
-            }
-        }
-        self.pace.dry();
-        false
-    }
-
-    fn is_any_waiting(&self) -> bool {
-        self.active.iter().any(|index| {
-            self.links[*index].as_ref().is_some_and(|link| {
-                // A violation is work too: the next pass meets it.
-                let control = &link.connection.control;
-                link.intake.is_waiting(control.cells(), control.detour()).unwrap_or(true)
-            })
-        })
-    }
-
-    /// Looks at epoll without waiting, and at what is due.
-    fn look(&mut self, now_ns: u64) {
-        self.looked(now_ns);
-        self.wait(Some(0));
-        self.do_what_is_due(now_ns);
-    }
-
-    /// Arms all connections and sleeps until one rings, or something is due.
-    fn sleep(&mut self) {
-        let mut all_armed = true;
-        for index in &self.active {
-            if let Some(link) = &self.links[*index] {
-                all_armed &= link.arm(Doorbell::Socket).is_some();
-            }
-        }
-        if !all_armed {
-            return; // the next pass takes what came meanwhile
-        }
-        for index in std::mem::take(&mut self.active) {
-            if let Some(link) = self.links[index].as_mut() {
-                link.active = false;
-            }
-            self.tidy_later(index);
-        }
-        let tidy_ns = self.tidy.front().map(|tidy| tidy.due_ns);
-        let due_ns = tidy_ns.into_iter().chain(self.next_tick_ns).min();
-        self.wait(due_ns);
-        let now_ns = clock::now_ns();
-        self.looked(now_ns);
-        self.do_what_is_due(now_ns);
-    }
-
-    fn looked(&mut self, now_ns: u64) {
-        self.looked_ns = now_ns;
-        self.cpu_hint = (u64::from(process::current_cpu()) + 1) << 32;
     }
 
     /// Waits for events until `deadline_ns` and attends to them.
@@ -313,7 +221,7 @@ impl<H: Handler> Worker<H> {
         }
         for event in &events {
             if event.token == WAKER_TOKEN {
-                self.desk().waker.drain();
+                self.desk().woken();
             } else {
                 self.attend(*event);
             }
@@ -331,6 +239,7 @@ impl<H: Handler> Worker<H> {
         if !link.active {
             link.active = true;
             link.quiet_passes = 0;
+            link.quiet_sleeps = 0;
             self.active.push(index);
         }
         match open {
@@ -356,6 +265,7 @@ impl<H: Handler> Worker<H> {
                 incoming,
                 active: false,
                 quiet_passes: 0,
+                quiet_sleeps: 0,
                 in_tidy: false,
             };
             let index = match self.free.pop() {
@@ -450,7 +360,7 @@ impl<H: Handler> Worker<H> {
         let Some(index) = self.by_id.get(&tidy.id).copied() else { return };
         let Some(link) = self.links[index].as_mut() else { return };
         link.in_tidy = false;
-        if link.active {
+        if link.active && link.quiet_sleeps == 0 {
             return; // going quiet, it comes back here
         }
         tidy.visits += 1;

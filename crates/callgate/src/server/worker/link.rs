@@ -34,6 +34,8 @@ pub(super) struct Link {
     pub(super) incoming: Incoming,
     pub(super) active: bool,
     pub(super) quiet_passes: u32,
+    /// Sleeps of the worker since its last call.
+    pub(super) quiet_sleeps: u32,
     pub(super) in_tidy: bool,
 }
 

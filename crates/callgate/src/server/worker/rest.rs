@@ -1,0 +1,210 @@
+//! What a worker does while there is nothing to do: look again, yield, and at last sleep.
+//!
+//! The decisions are `callgate_proto::pace`'s. A worker sleeps in one of two ways:
+//!
+//! * with few active clients *on their state words*, all of them at once (`futex_waitv`): then a call costs the client one
+//!   wake and the worker one wait, and no descriptor takes part. Sockets are watched meanwhile by the admission thread,
+//!   in whose poller ours is a member; it rings the desk's bell.
+//! * else *in its poller*, and clients ring over their sockets.
+
+use callgate_proto::cell::Doorbell;
+use callgate_sys::futex::{self, Waited, Word};
+use callgate_sys::{clock, process};
+
+use super::{Handler, Worker};
+use crate::server::admission::DESK_TOKENS;
+use crate::wait::pause_between_looks;
+
+/// Passes without a call before the clock is read: about a microsecond.
+const FIRST_PASSES: u32 = 24;
+/// Passes without a call between two readings of the clock, and two yields.
+const PASSES_PER_CLOCK: u32 = 16;
+/// How often a busy worker looks at its poller, in nanoseconds.
+const LOOK_NS: u64 = 20_000;
+/// Most clients on whose words a worker sleeps.
+const WORDS_MAX: usize = 4;
+
+/// One stretch of time without work.
+#[derive(Default)]
+pub(super) struct Rest {
+    passes: u32,
+    began_ns: u64,
+    budget_ns: u64,
+    /// How long the last thing before this pass took, if that was a yield.
+    yielded_ns: Option<u64>,
+    /// The worker has slept, or has to look whether the server still serves.
+    pub(super) is_over: bool,
+}
+
+impl<H: Handler> Worker<H> {
+    /// Passes a moment without work.
+    pub(super) fn rest(&mut self, rest: &mut Rest) {
+        let policy = self.shared.wait;
+        let yielded_ns = rest.yielded_ns.take();
+        if rest.passes == 0 && (self.active.is_empty() || self.pace.sleeps_at_once(policy)) {
+            self.sleep();
+            rest.is_over = true;
+            return;
+        }
+        rest.passes += 1;
+        let yields = self.habit.yields_first();
+        if rest.passes < FIRST_PASSES && !yields {
+            return pause_between_looks();
+        }
+        if !yields && !rest.passes.is_multiple_of(PASSES_PER_CLOCK) && rest.began_ns != 0 {
+            return pause_between_looks();
+        }
+        let mut now_ns = clock::now_ns();
+        if rest.began_ns == 0 {
+            rest.began_ns = now_ns;
+            rest.budget_ns = self.pace.budget_ns(policy);
+        }
+        if let Some(took_ns) = yielded_ns {
+            self.habit = self.habit.yielded(took_ns, false);
+        }
+        if now_ns.saturating_sub(self.looked_ns) > LOOK_NS {
+            self.look(now_ns);
+            rest.is_over = true;
+        } else if now_ns - rest.began_ns >= rest.budget_ns {
+            if rest.budget_ns > 0 {
+                self.pace.dry();
+            }
+            self.sleep();
+            rest.is_over = true;
+        } else if !self.never_yield && !self.ban.holds(now_ns) {
+            process::yield_now();
+            let before_ns = std::mem::replace(&mut now_ns, clock::now_ns());
+            self.ban.yielded(now_ns - before_ns, now_ns);
+            rest.yielded_ns = Some(now_ns - before_ns);
+        } else {
+            pause_between_looks();
+        }
+    }
+
+    /// A pass had calls: learns from what came before it.
+    pub(super) fn worked(&mut self, rest: &Rest) {
+        if let Some(took_ns) = rest.yielded_ns {
+            self.habit = self.habit.yielded(took_ns, true);
+        } else if rest.passes > 0 {
+            self.habit = self.habit.looked();
+        }
+        if rest.began_ns != 0 {
+            self.pace.paid();
+        } else if self.active.len() == 1 {
+            self.gap = self.gap.found(rest.passes);
+        }
+        let now_ns = clock::now_ns();
+        self.pace.worked(self.woken_ns.take().map(|woken_ns| now_ns.saturating_sub(woken_ns)));
+        if now_ns.saturating_sub(self.looked_ns) > LOOK_NS {
+            self.look(now_ns);
+        }
+        if self.active.len() == 1 && !self.habit.yields_first() {
+            process::pause(self.gap.pauses());
+        }
+    }
+
+    /// Looks at the poller without waiting, and at what is due.
+    fn look(&mut self, now_ns: u64) {
+        self.looked(now_ns);
+        self.wait(Some(0));
+        self.do_what_is_due(now_ns);
+    }
+
+    /// Notes the time, and where we run.
+    fn looked(&mut self, now_ns: u64) {
+        self.looked_ns = now_ns;
+        self.cpu_hint = (u64::from(process::current_cpu()) + 1) << 32;
+    }
+
+    /// Arms all connections and sleeps until one rings, or something is due.
+    fn sleep(&mut self) {
+        for at in 0..self.active.len() {
+            self.tidy_later(self.active[at]);
+        }
+        let tidy_ns = self.tidy.front().map(|tidy| tidy.due_ns);
+        let due_ns = tidy_ns.into_iter().chain(self.next_tick_ns).min();
+        let few = !self.active.is_empty() && self.active.len() <= WORDS_MAX;
+        if few && self.is_watched() {
+            match self.sleep_on_words(due_ns) {
+                Some(true) => return,
+                Some(false) => {}
+                None => return self.is_awake(),
+            }
+        }
+        if !self.active.iter().all(|index| self.arm(*index, Doorbell::Socket).is_some()) {
+            return; // the next pass takes what came meanwhile
+        }
+        if self.watched {
+            let _ = self.shared.door.remove(&self.desk().poller);
+            self.watched = false;
+        }
+        for index in std::mem::take(&mut self.active) {
+            if let Some(link) = self.links[index].as_mut() {
+                link.active = false;
+            }
+        }
+        self.wait(due_ns);
+        self.is_awake();
+    }
+
+    /// Whether admission watches our poller, so that we need not.
+    fn is_watched(&mut self) -> bool {
+        if !self.watched {
+            let token = DESK_TOKENS + self.index as u64;
+            self.watched = self.shared.door.add(&self.desk().poller, token, true).is_ok();
+        }
+        self.watched
+    }
+
+    /// Sleeps on the words of the active connections. `Some(true)`: there was something to take. `Some(false)`: the
+    /// system cannot do it.
+    fn sleep_on_words(&mut self, due_ns: Option<u64>) -> Option<bool> {
+        if self.answer_bell() {
+            return Some(true);
+        }
+        let rung = self.bell_seen;
+        let (bell, _) = self.desk().bell();
+        let mut words = [Word { word: bell, expected: rung, private: true }; WORDS_MAX + 1];
+        for (at, index) in self.active.iter().enumerate() {
+            let Some(expected) = self.arm(*index, Doorbell::Word) else { return Some(true) };
+            let Some(link) = &self.links[*index] else { return Some(true) };
+            let cell = link.connection.control.cell(link.intake.cell());
+            words[at + 1] = Word { word: cell.futex(), expected, private: false };
+        }
+        let count = self.active.len() + 1;
+        let waited = futex::wait_any(&words[..count], due_ns);
+        for at in 0..self.active.len() {
+            let index = self.active[at];
+            if let Some(link) = self.links[index].as_mut() {
+                link.quiet_sleeps += 1;
+            }
+        }
+        match waited {
+            None => Some(false),
+            Some(Waited::Woken | Waited::Changed | Waited::TimedOut) => None,
+        }
+    }
+
+    fn arm(&self, index: usize, bell: Doorbell) -> Option<u32> {
+        self.links[index].as_ref().and_then(|link| link.arm(bell))
+    }
+
+    fn is_awake(&mut self) {
+        let now_ns = clock::now_ns();
+        self.woken_ns = Some(now_ns);
+        self.looked(now_ns);
+        self.answer_bell();
+        self.do_what_is_due(now_ns);
+    }
+
+    /// Looks at the poller if the bell was rung; returns whether it was.
+    fn answer_bell(&mut self) -> bool {
+        let rung = self.desk().bell().1;
+        let news = rung != self.bell_seen;
+        if news {
+            self.bell_seen = rung;
+            self.wait(Some(0));
+        }
+        news
+    }
+}
