@@ -67,17 +67,20 @@ impl Wait<'_> {
     /// The rest of a wait that was not over at once.
     #[cold]
     fn run_on(&self) -> Result<Ended, Violation> {
-        let began_ns = clock::now_ns();
         let looks = self.pace.looks_first(self.policy, self.rang);
-        if looks {
-            let plan = self.pace.plan(self.policy, surroundings(began_ns));
-            if self.look(plan, began_ns)? {
+        if !looks {
+            return self.sleep();
+        }
+        let began_ns = clock::now_ns();
+        let plan = self.pace.plan(self.policy, surroundings(began_ns));
+        if self.look(plan, began_ns)? {
+            if !matches!(plan, Plan::Yield(_)) {
                 self.pace.answered(clock::now_ns() - began_ns);
-                return Ok(Ended::Reply { slept: false });
             }
+            return Ok(Ended::Reply { slept: false });
         }
         let ended = self.sleep()?;
-        if looks && matches!(ended, Ended::Reply { .. }) {
+        if matches!(ended, Ended::Reply { .. }) {
             let slept = clock::now_ns() - began_ns;
             self.pace.answered(slept.saturating_sub(callgate_proto::pace::WAKE_NS));
         }
@@ -179,12 +182,23 @@ pub(crate) fn pause_between_looks() {
 }
 
 fn surroundings(now_ns: u64) -> Surroundings {
-    Surroundings {
-        now_ns,
-        cpu: process::current_cpu(),
-        cpus: cpus(),
-        never_yield: process::is_realtime(),
+    Surroundings { now_ns, cpu: process::current_cpu(), cpus: cpus(), never_yield: is_realtime() }
+}
+
+/// Whether this thread is scheduled in real time; asked of the system once in a while.
+fn is_realtime() -> bool {
+    const EVERY: u32 = 1_024;
+    thread_local! {
+        static KNOWN: std::cell::Cell<(u32, bool)> = const { std::cell::Cell::new((0, false)) };
     }
+    let (left, known) = KNOWN.get();
+    if left > 0 {
+        KNOWN.set((left - 1, known));
+        return known;
+    }
+    let now = process::is_realtime();
+    KNOWN.set((EVERY, now));
+    now
 }
 
 /// CPUs that this process may use; asked of the system once.

@@ -13,7 +13,7 @@ use callgate_sys::{clock, process};
 
 use super::{Handler, Worker};
 use crate::server::admission::DESK_TOKENS;
-use crate::wait::pause_between_looks;
+use crate::wait::{cpus, pause_between_looks};
 
 /// Passes without a call before the clock is read: about a microsecond.
 const FIRST_PASSES: u32 = 24;
@@ -54,7 +54,7 @@ impl<H: Handler> Worker<H> {
         if !yields && !rest.passes.is_multiple_of(PASSES_PER_CLOCK) && rest.began_ns != 0 {
             return pause_between_looks();
         }
-        let mut now_ns = clock::now_ns();
+        let now_ns = clock::now_ns();
         if rest.began_ns == 0 {
             rest.began_ns = now_ns;
             rest.budget_ns = self.pace.budget_ns(policy);
@@ -71,13 +71,11 @@ impl<H: Handler> Worker<H> {
             }
             self.sleep();
             rest.is_over = true;
-        } else if !self.never_yield && !self.ban.holds(now_ns) {
-            process::yield_now();
-            let before_ns = std::mem::replace(&mut now_ns, clock::now_ns());
-            self.ban.yielded(now_ns - before_ns, now_ns);
-            rest.yielded_ns = Some(now_ns - before_ns);
         } else {
-            pause_between_looks();
+            rest.yielded_ns = self.give_way(now_ns);
+            if rest.yielded_ns.is_none() {
+                pause_between_looks();
+            }
         }
     }
 
@@ -98,9 +96,27 @@ impl<H: Handler> Worker<H> {
         if now_ns.saturating_sub(self.looked_ns) > LOOK_NS {
             self.look(now_ns);
         }
-        if self.active.len() == 1 && !self.habit.yields_first() {
+        if self.active.len() > cpus() as usize {
+            // A crowd: its clients yield to each other and to us. Who never yields among those who do keeps the CPU for a
+            // whole time slice.
+            self.give_way(now_ns);
+        } else if self.active.len() == 1
+            && !self.habit.yields_first()
+            && !self.pace.sleeps_at_once(self.shared.wait)
+        {
             process::pause(self.gap.pauses());
         }
+    }
+
+    /// Lets others have the CPU, unless that was found to take too long. Returns how long it took.
+    fn give_way(&mut self, now_ns: u64) -> Option<u64> {
+        if self.never_yield || self.ban.holds(now_ns) {
+            return None;
+        }
+        process::yield_now();
+        let after_ns = clock::now_ns();
+        self.ban.yielded(after_ns - now_ns, after_ns);
+        Some(after_ns - now_ns)
     }
 
     /// Looks at the poller without waiting, and at what is due.
