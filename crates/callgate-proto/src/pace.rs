@@ -39,6 +39,10 @@ pub const YIELD_SLOW_NS: u64 = 200_000;
 /// A yield shorter than this in nanoseconds met nobody: no other thread wanted the CPU.
 pub const YIELD_ALONE_NS: u64 = 600;
 
+/// What a slow yield counts, in quick ones.
+const BAN_SLOW: u32 = 32;
+/// From this count on yielding is banned.
+const BAN_SCORE: u32 = 96;
 const BAN_FIRST_NS: u64 = 10_000_000;
 const BAN_MAX_NS: u64 = 10_000_000_000;
 const LONG_PROBE_EVERY: u32 = 16;
@@ -106,10 +110,14 @@ impl YieldHabit {
 }
 
 /// Keeps off yielding for a growing while after yields that were slow. Accesses are Relaxed: these are estimates.
+///
+/// One slow yield proves nothing: in a crowd a thread may just have begun its time slice. Slow ones in a row, or with few
+/// quick ones between, mean that strangers want the CPU.
 #[derive(Default)]
 pub struct YieldBan {
     until_ns: AtomicU64,
     length_ns: AtomicU64,
+    score: AtomicU32,
 }
 
 /// What a caller sees around itself.
@@ -232,14 +240,27 @@ impl YieldBan {
 
     /// Learns how long a yield took.
     pub fn yielded(&self, took_ns: u64, now_ns: u64) {
-        let length = self.length_ns.load(Ordering::Relaxed);
-        if took_ns > YIELD_SLOW_NS {
-            let length = (length * 2).clamp(BAN_FIRST_NS, BAN_MAX_NS);
-            self.length_ns.store(length, Ordering::Relaxed);
-            self.until_ns.store(now_ns + length, Ordering::Relaxed);
-        } else if length > 0 && now_ns > self.until_ns.load(Ordering::Relaxed) + 8 * length {
-            self.length_ns.store(0, Ordering::Relaxed);
+        let score = self.score.load(Ordering::Relaxed);
+        if took_ns <= YIELD_SLOW_NS {
+            if score > 0 {
+                self.score.store(score - 1, Ordering::Relaxed);
+                if score == 1 {
+                    self.length_ns.store(0, Ordering::Relaxed);
+                }
+            }
+            return;
         }
+        let score = score + BAN_SLOW;
+        if score < BAN_SCORE {
+            self.score.store(score, Ordering::Relaxed);
+            return;
+        }
+        // The next slow yield after the ban bans again.
+        self.score.store(BAN_SCORE - 1, Ordering::Relaxed);
+        let length = self.length_ns.load(Ordering::Relaxed);
+        let length = (length * 2).clamp(BAN_FIRST_NS, BAN_MAX_NS);
+        self.length_ns.store(length, Ordering::Relaxed);
+        self.until_ns.store(now_ns + length, Ordering::Relaxed);
     }
 }
 
@@ -395,6 +416,10 @@ mod tests {
     #[test]
     fn slow_yields_are_banned_for_a_growing_while() {
         let pace = seen(5, 1);
+        for _ in 0..2 {
+            pace.ban().yielded(YIELD_SLOW_NS + 1, AROUND.now_ns);
+            assert!(matches!(pace.plan(Policy::Balanced, AROUND), Plan::Yield(_)), "not yet");
+        }
         pace.ban().yielded(YIELD_SLOW_NS + 1, AROUND.now_ns);
         assert_eq!(pace.plan(Policy::Balanced, AROUND), Plan::Sleep);
         let later = Surroundings { now_ns: AROUND.now_ns + BAN_FIRST_NS, ..AROUND };
@@ -402,6 +427,12 @@ mod tests {
         pace.ban().yielded(YIELD_SLOW_NS + 1, later.now_ns);
         let again = Surroundings { now_ns: later.now_ns + BAN_FIRST_NS, ..AROUND };
         assert_eq!(pace.plan(Policy::Balanced, again), Plan::Sleep, "the second ban is longer");
+        let over = Surroundings { now_ns: later.now_ns + 2 * BAN_FIRST_NS, ..AROUND };
+        for _ in 0..BAN_SCORE {
+            pace.ban().yielded(1_000, over.now_ns);
+        }
+        pace.ban().yielded(YIELD_SLOW_NS + 1, over.now_ns);
+        assert!(matches!(pace.plan(Policy::Balanced, over), Plan::Yield(_)), "all is forgotten");
     }
 
     #[test]
