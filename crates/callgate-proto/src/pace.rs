@@ -33,8 +33,15 @@ pub const WAKE_NS: u64 = 50_000;
 /// How long [`Policy::LowestLatency`] spins, in nanoseconds.
 pub const LATENCY_SPIN_NS: u64 = 2_000_000;
 
-/// A yield longer than this in nanoseconds met a stranger.
-pub const YIELD_SLOW_NS: u64 = 200_000;
+/// Calls in a row in a crowd, after which a client or a worker gives way.
+pub const CALLS_PER_TURN: u32 = 16;
+
+/// A yield longer than this in nanoseconds met a stranger, where `active` clients take turns: each may have one, and a
+/// stranger's time slice is some milliseconds.
+#[must_use]
+pub fn slow_yield_ns(active: usize) -> u64 {
+    (200_000 + 16_000 * active as u64).min(2_000_000)
+}
 
 /// A yield shorter than this in nanoseconds met nobody: no other thread wanted the CPU.
 pub const YIELD_ALONE_NS: u64 = 600;
@@ -165,12 +172,27 @@ impl CallerPace {
     #[inline]
     #[must_use]
     pub fn yields_first(&self) -> bool {
-        self.crowded.load(Ordering::Relaxed) != 0
-            || u32::from(YieldHabit::FIRST) <= self.habit.load(Ordering::Relaxed)
+        if u32::from(YieldHabit::FIRST) <= self.habit.load(Ordering::Relaxed) {
+            return true;
+        }
+        let crowded = self.crowded.load(Ordering::Relaxed);
+        if crowded == 0 {
+            return false;
+        }
+        // In a crowd a call in so many gives way, even if the server is quick: who never yields among those who do keeps
+        // the CPU for a whole time slice.
+        self.crowded.store(crowded.wrapping_add(1).max(1), Ordering::Relaxed);
+        crowded.is_multiple_of(CALLS_PER_TURN)
     }
 
-    /// Learns from a yield; see [`YieldHabit::yielded`].
-    pub fn yielded(&self, took_ns: u64, found: bool) {
+    fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed) != 0
+    }
+
+    /// Learns from a yield; see [`YieldHabit::yielded`] and [`YieldBan::yielded`].
+    pub fn yielded(&self, took_ns: u64, now_ns: u64, found: bool) {
+        let active = (self.hints.load(Ordering::Relaxed) & 0xffff) as usize;
+        self.ban.yielded(took_ns, now_ns, active);
         let old = YieldHabit { score: self.habit.load(Ordering::Relaxed) as u8 };
         let new = old.yielded(took_ns, found);
         if new != old {
@@ -188,7 +210,11 @@ impl CallerPace {
         }
         let hints = self.hints.load(Ordering::Relaxed);
         let cpu = (hints >> 32) as u32;
-        if self.yields_first() || around.cpus == 1 || cpu == around.cpu.wrapping_add(1) {
+        if self.is_crowded()
+            || u32::from(YieldHabit::FIRST) <= self.habit.load(Ordering::Relaxed)
+            || around.cpus == 1
+            || cpu == around.cpu.wrapping_add(1)
+        {
             return if around.never_yield || self.ban.holds(around.now_ns) {
                 Plan::Sleep
             } else {
@@ -220,14 +246,17 @@ impl CallerPace {
         let hints = u64::from(head.active) | (head.cpu.map_or(0, |cpu| u64::from(cpu) + 1) << 32);
         if self.hints.load(Ordering::Relaxed) != hints {
             self.hints.store(hints, Ordering::Relaxed);
-            self.crowded.store(u32::from(u32::from(head.active) > cpus), Ordering::Relaxed);
+            let crowded = u32::from(head.active) > cpus;
+            if crowded != self.is_crowded() {
+                self.crowded.store(crowded.into(), Ordering::Relaxed);
+            }
         }
     }
 
-    /// What these callers know of slow yields.
+    /// Whether yielding is banned now.
     #[must_use]
-    pub fn ban(&self) -> &YieldBan {
-        &self.ban
+    pub fn is_yielding_banned(&self, now_ns: u64) -> bool {
+        self.ban.holds(now_ns)
     }
 }
 
@@ -238,10 +267,10 @@ impl YieldBan {
         now_ns < self.until_ns.load(Ordering::Relaxed)
     }
 
-    /// Learns how long a yield took.
-    pub fn yielded(&self, took_ns: u64, now_ns: u64) {
+    /// Learns how long a yield took, where `active` clients take turns.
+    pub fn yielded(&self, took_ns: u64, now_ns: u64, active: usize) {
         let score = self.score.load(Ordering::Relaxed);
-        if took_ns <= YIELD_SLOW_NS {
+        if took_ns <= slow_yield_ns(active) {
             if score > 0 {
                 self.score.store(score - 1, Ordering::Relaxed);
                 if score == 1 {
@@ -374,6 +403,8 @@ mod tests {
     const AROUND: Surroundings =
         Surroundings { now_ns: 1_000_000, cpu: 0, cpus: 2, never_yield: false };
 
+    const SLOW: u64 = 3_000_000;
+
     fn seen(active: u16, cpu: u32) -> CallerPace {
         let pace = CallerPace::default();
         pace.note(&ReplyHead { failure: false, active, cpu: Some(cpu) }, AROUND.cpus);
@@ -417,21 +448,21 @@ mod tests {
     fn slow_yields_are_banned_for_a_growing_while() {
         let pace = seen(5, 1);
         for _ in 0..2 {
-            pace.ban().yielded(YIELD_SLOW_NS + 1, AROUND.now_ns);
+            pace.yielded(SLOW, AROUND.now_ns, false);
             assert!(matches!(pace.plan(Policy::Balanced, AROUND), Plan::Yield(_)), "not yet");
         }
-        pace.ban().yielded(YIELD_SLOW_NS + 1, AROUND.now_ns);
+        pace.yielded(SLOW, AROUND.now_ns, false);
         assert_eq!(pace.plan(Policy::Balanced, AROUND), Plan::Sleep);
         let later = Surroundings { now_ns: AROUND.now_ns + BAN_FIRST_NS, ..AROUND };
         assert!(matches!(pace.plan(Policy::Balanced, later), Plan::Yield(_)));
-        pace.ban().yielded(YIELD_SLOW_NS + 1, later.now_ns);
+        pace.yielded(SLOW, later.now_ns, false);
         let again = Surroundings { now_ns: later.now_ns + BAN_FIRST_NS, ..AROUND };
         assert_eq!(pace.plan(Policy::Balanced, again), Plan::Sleep, "the second ban is longer");
         let over = Surroundings { now_ns: later.now_ns + 2 * BAN_FIRST_NS, ..AROUND };
         for _ in 0..BAN_SCORE {
-            pace.ban().yielded(1_000, over.now_ns);
+            pace.yielded(1_000, over.now_ns, false);
         }
-        pace.ban().yielded(YIELD_SLOW_NS + 1, over.now_ns);
+        pace.yielded(SLOW, over.now_ns, false);
         assert!(matches!(pace.plan(Policy::Balanced, over), Plan::Yield(_)), "all is forgotten");
     }
 
@@ -440,14 +471,16 @@ mod tests {
         let pace = seen(1, 0);
         assert!(!pace.yields_first(), "not before it was tried");
         for _ in 0..2 {
-            pace.yielded(1_500, true);
+            pace.yielded(1_500, 0, true);
         }
         assert!(pace.yields_first());
         for _ in 0..4 {
-            pace.yielded(250, false);
+            pace.yielded(250, 0, false);
         }
         assert!(!pace.yields_first(), "nobody else wants this CPU");
-        assert!(seen(5, 1).yields_first(), "a crowd");
+        let crowd = seen(5, 1);
+        let ways = (0..10 * CALLS_PER_TURN).filter(|_| crowd.yields_first()).count();
+        assert_eq!(ways, 10, "each in its turn");
         assert!(!seen(2, 1).yields_first(), "a CPU for each");
     }
 

@@ -100,12 +100,11 @@ impl Wait<'_> {
                 process::yield_now();
                 let before_ns = std::mem::replace(&mut now_ns, clock::now_ns());
                 let found = self.cell.has_reply(self.turn)?;
-                self.pace.yielded(now_ns - before_ns, found);
-                self.pace.ban().yielded(now_ns - before_ns, now_ns);
+                self.pace.yielded(now_ns - before_ns, now_ns, found);
                 if found {
                     return Ok(true);
                 }
-                if self.pace.ban().holds(now_ns) {
+                if self.pace.is_yielding_banned(now_ns) {
                     break;
                 }
                 pause_between_looks();

@@ -7,7 +7,10 @@
 //!   in whose poller ours is a member; it rings the desk's bell.
 //! * else *in its poller*, and clients ring over their sockets.
 
+use std::sync::atomic::Ordering;
+
 use callgate_proto::cell::Doorbell;
+use callgate_proto::pace::CALLS_PER_TURN;
 use callgate_sys::futex::{self, Waited, Word};
 use callgate_sys::{clock, process};
 
@@ -97,9 +100,12 @@ impl<H: Handler> Worker<H> {
             self.look(now_ns);
         }
         if self.active.len() > cpus() as usize {
-            // A crowd: its clients yield to each other and to us. Who never yields among those who do keeps the CPU for a
-            // whole time slice.
-            self.give_way(now_ns);
+            // A crowd: its clients yield to each other and to us; see `CallerPace::yields_first`.
+            let calls = self.desk().calls.load(Ordering::Relaxed);
+            if calls.wrapping_sub(self.gave_way) >= CALLS_PER_TURN.into() {
+                self.gave_way = calls;
+                self.give_way(now_ns);
+            }
         } else if self.active.len() == 1
             && !self.habit.yields_first()
             && !self.pace.sleeps_at_once(self.shared.wait)
@@ -115,7 +121,7 @@ impl<H: Handler> Worker<H> {
         }
         process::yield_now();
         let after_ns = clock::now_ns();
-        self.ban.yielded(after_ns - now_ns, after_ns);
+        self.ban.yielded(after_ns - now_ns, after_ns, self.active.len());
         Some(after_ns - now_ns)
     }
 
