@@ -33,8 +33,14 @@ pub const WAKE_NS: u64 = 50_000;
 /// How long [`Policy::LowestLatency`] spins, in nanoseconds.
 pub const LATENCY_SPIN_NS: u64 = 2_000_000;
 
-/// Calls in a row in a crowd, after which a client or a worker gives way.
-pub const CALLS_PER_TURN: u32 = 16;
+/// Calls in a row in a crowd of `active` clients, after which a client gives way, and the worker.
+///
+/// More of them cost fewer switches; fewer of them are fairer to the clients on the worker's CPU, of which each gets one
+/// call for a turn of the worker's.
+#[must_use]
+pub fn calls_per_turn(active: usize) -> u32 {
+    (2 * active as u32).clamp(4, 48)
+}
 
 /// A yield longer than this in nanoseconds met a stranger, where `active` clients take turns: each may have one, and a
 /// stranger's time slice is some milliseconds.
@@ -168,21 +174,21 @@ impl CallerPace {
         }
     }
 
-    /// Whether to give the CPU away before looking: the server, or other clients, wait for it.
+    /// Whether to give the CPU away before looking: the server, or other clients, wait for it. `cpu` tells where the caller
+    /// runs; it is asked in a crowd only.
     #[inline]
     #[must_use]
-    pub fn yields_first(&self) -> bool {
-        if u32::from(YieldHabit::FIRST) <= self.habit.load(Ordering::Relaxed) {
-            return true;
-        }
+    pub fn yields_first(&self, cpu: impl FnOnce() -> u32) -> bool {
         let crowded = self.crowded.load(Ordering::Relaxed);
         if crowded == 0 {
-            return false;
+            return u32::from(YieldHabit::FIRST) <= self.habit.load(Ordering::Relaxed);
         }
         // In a crowd a call in so many gives way, even if the server is quick: who never yields among those who do keeps
         // the CPU for a whole time slice.
         self.crowded.store(crowded.wrapping_add(1).max(1), Ordering::Relaxed);
-        crowded.is_multiple_of(CALLS_PER_TURN)
+        let hints = self.hints.load(Ordering::Relaxed);
+        crowded.is_multiple_of(calls_per_turn((hints & 0xffff) as usize))
+            || (hints >> 32) as u32 == cpu().wrapping_add(1)
     }
 
     fn is_crowded(&self) -> bool {
@@ -193,6 +199,9 @@ impl CallerPace {
     pub fn yielded(&self, took_ns: u64, now_ns: u64, found: bool) {
         let active = (self.hints.load(Ordering::Relaxed) & 0xffff) as usize;
         self.ban.yielded(took_ns, now_ns, active);
+        if self.is_crowded() {
+            return; // others' turns say nothing about where the server runs
+        }
         let old = YieldHabit { score: self.habit.load(Ordering::Relaxed) as u8 };
         let new = old.yielded(took_ns, found);
         if new != old {
@@ -246,7 +255,8 @@ impl CallerPace {
         let hints = u64::from(head.active) | (head.cpu.map_or(0, |cpu| u64::from(cpu) + 1) << 32);
         if self.hints.load(Ordering::Relaxed) != hints {
             self.hints.store(hints, Ordering::Relaxed);
-            let crowded = u32::from(head.active) > cpus;
+            // One more thread than there are clients: the server's.
+            let crowded = u32::from(head.active) >= cpus.max(2);
             if crowded != self.is_crowded() {
                 self.crowded.store(crowded.into(), Ordering::Relaxed);
             }
@@ -469,19 +479,19 @@ mod tests {
     #[test]
     fn a_shared_cpu_is_yielded_at_once_and_a_free_one_is_not() {
         let pace = seen(1, 0);
-        assert!(!pace.yields_first(), "not before it was tried");
+        assert!(!pace.yields_first(|| 0), "not before it was tried");
         for _ in 0..2 {
             pace.yielded(1_500, 0, true);
         }
-        assert!(pace.yields_first());
+        assert!(pace.yields_first(|| 0));
         for _ in 0..4 {
             pace.yielded(250, 0, false);
         }
-        assert!(!pace.yields_first(), "nobody else wants this CPU");
+        assert!(!pace.yields_first(|| 0), "nobody else wants this CPU");
         let crowd = seen(5, 1);
-        let ways = (0..10 * CALLS_PER_TURN).filter(|_| crowd.yields_first()).count();
+        let ways = (0..10 * calls_per_turn(5)).filter(|_| crowd.yields_first(|| 3)).count();
         assert_eq!(ways, 10, "each in its turn");
-        assert!(!seen(2, 1).yields_first(), "a CPU for each");
+        assert!(!seen(1, 1).yields_first(|| 0), "a CPU for each");
     }
 
     #[test]

@@ -50,7 +50,9 @@ impl Wait<'_> {
     /// Blocks until there is a reply, the deadline has passed, or the connection has ended.
     #[inline]
     pub(crate) fn run(&self) -> Result<Ended, Violation> {
-        if self.pace.looks_first(self.policy, self.rang) && !self.pace.yields_first() {
+        if self.pace.looks_first(self.policy, self.rang)
+            && !self.pace.yields_first(process::current_cpu)
+        {
             let gap = self.pace.gap();
             process::pause(gap.pauses());
             for look in 0..FIRST_LOOKS {
