@@ -239,7 +239,8 @@ impl CallerPace {
                 Plan::Sleep
             };
         }
-        Plan::Spin((2 * answer_ns + 5_000).min(WAKE_NS))
+        // Half a wake-up at the least: less would never find out that answers take that long.
+        Plan::Spin((2 * answer_ns).clamp(WAKE_NS / 2, WAKE_NS))
     }
 
     /// Learns from an answer that came while the caller was looking, or from how long a failed look and a sleep took.
@@ -434,7 +435,7 @@ mod tests {
     fn quick_answers_are_spun_for_and_slow_ones_slept_for() {
         let pace = seen(1, 1);
         pace.answered(2_000);
-        assert!(matches!(pace.plan(Policy::Balanced, AROUND), Plan::Spin(ns) if ns < 10_000));
+        assert_eq!(pace.plan(Policy::Balanced, AROUND), Plan::Spin(WAKE_NS / 2));
         for _ in 0..50 {
             pace.answered(1_000_000);
         }
