@@ -25,9 +25,8 @@ pub fn working(beat: Beat) -> String {
 /// Adds the computed limit: in each round the handler's time, as measured in it, and the trip of
 /// that line without a handler whose median over all rounds is the lowest.
 pub fn add_computed(sides: &mut Vec<Measured>, handler_ns: &[f64]) {
-    let p50 = |round: &Round| round.times.value_at_quantile(0.5) as f64;
     let median = |side: &Measured| {
-        let mut values: Vec<f64> = side.rounds.iter().map(p50).collect();
+        let mut values: Vec<f64> = side.rounds.iter().map(Round::p50).collect();
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied().unwrap_or(f64::INFINITY)
     };
@@ -36,7 +35,7 @@ pub fn add_computed(sides: &mut Vec<Measured>, handler_ns: &[f64]) {
         return;
     };
     let allowed =
-        |(round, handler): (&Round, &f64)| Round::computed(handler + OVER_LINE * p50(round));
+        |(round, handler): (&Round, &f64)| Round::computed(handler + OVER_LINE * round.p50());
     let rounds = best.rounds.iter().zip(handler_ns).map(allowed).collect();
     sides.push(Measured { name: COMPUTED.to_owned(), rounds });
 }

@@ -77,7 +77,7 @@ fn percentiles(all: &Histogram<u64>) -> Vec<(f64, f64)> {
 fn value(round: &Round, figure: Figure) -> f64 {
     let quantile = |quantile| round.times.value_at_quantile(quantile) as f64;
     match figure {
-        Figure::P50 | Figure::P50BesideLine => quantile(0.5),
+        Figure::P50 | Figure::P50BesideLine => round.p50(),
         Figure::P99 => quantile(0.99),
         Figure::P999 => quantile(0.999),
         Figure::Max => round.times.max() as f64,

@@ -51,6 +51,28 @@ impl Round {
         }
     }
 
+    /// The median, interpolated: the clock of some processors goes in steps of 10 ns, a tenth of
+    /// the shortest round trips. A recorded time stands for all that are nearer to it than to the
+    /// recorded times around it.
+    pub fn p50(&self) -> f64 {
+        let half = self.times.len() as f64 / 2.0;
+        let mut steps = self.times.iter_recorded().peekable();
+        let (mut below, mut last) = (0.0, None);
+        while let Some(step) = steps.next() {
+            let (time, count) = (step.value_iterated_to() as f64, step.count_at_value() as f64);
+            if below + count >= half {
+                let from = last.map_or(time, |last: f64| last.midpoint(time));
+                let to = steps
+                    .peek()
+                    .map_or(time, |next| time.midpoint(next.value_iterated_to() as f64));
+                return from + (to - from) * (half - below) / count;
+            }
+            below += count;
+            last = Some(time);
+        }
+        0.0
+    }
+
     /// A round of which nothing but a median is known.
     pub fn computed(ns: f64) -> Round {
         let mut times = histogram();
@@ -234,6 +256,16 @@ mod tests {
         assert!((round.share - 0.5).abs() < 1e-9);
         assert!((round.cpu - 10.0).abs() < 1e-9);
         assert!(round.mean.is_none());
+    }
+
+    #[test]
+    fn medians_lie_between_the_steps_of_the_clock() {
+        let median = |pairs: &[(u64, u64)]| {
+            Round::of(&[Sample { pairs: pairs.to_vec(), ..Sample::default() }]).p50()
+        };
+        assert!((median(&[(100, 50), (110, 50)]) - 105.0).abs() < 0.1);
+        assert!((median(&[(100, 10), (110, 80), (120, 10)]) - 110.0).abs() < 0.1);
+        assert!((median(&[(120, 1)]) - 120.0).abs() < 0.1);
     }
 
     #[test]

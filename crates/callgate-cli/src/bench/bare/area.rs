@@ -56,7 +56,7 @@ impl Areas {
     fn copy_request_to_reply(&self) {
         // SAFETY: two areas of `size` bytes that don't overlap; it is the server's turn, in which
         // the client touches neither.
-        unsafe { std::ptr::copy_nonoverlapping(self.start(0), self.start(1), self.size) }
+        unsafe { copy(self.start(0), self.start(1), self.size) }
     }
 
     /// Client, in its turn: writes the request where it lies.
@@ -71,7 +71,7 @@ impl Areas {
         assert_eq!(message.len(), self.size);
         // SAFETY: `size` bytes on both sides (asserted), one of them private; in the client's turn
         // nobody else touches the area.
-        unsafe { std::ptr::copy_nonoverlapping(message.as_ptr(), self.start(0), self.size) }
+        unsafe { copy(message.as_ptr(), self.start(0), self.size) }
     }
 
     /// Client, in its turn: reads the reply where it lies.
@@ -85,7 +85,25 @@ impl Areas {
     fn get_reply(&self, message: &mut [u8]) {
         assert_eq!(message.len(), self.size);
         // SAFETY: as in `put_request`, in the other direction.
-        unsafe { std::ptr::copy_nonoverlapping(self.start(1), message.as_mut_ptr(), self.size) }
+        unsafe { copy(self.start(1), message.as_mut_ptr(), self.size) }
+    }
+}
+
+/// Bytes that one `memcpy` copies at most: a longer one goes around the caches, which makes those
+/// wait who read the copy at once (half of the time at 16 MiB).
+const PIECE: usize = 256 << 10;
+
+/// Copies as fast as the machine can for a reader on the next core.
+///
+/// # Safety
+/// As `std::ptr::copy_nonoverlapping`.
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    let mut at = 0;
+    while at < len {
+        let piece = PIECE.min(len - at);
+        // SAFETY: inside the ranges that the caller vouches for.
+        unsafe { std::ptr::copy_nonoverlapping(from.add(at), to.add(at), piece) };
+        at += piece;
     }
 }
 

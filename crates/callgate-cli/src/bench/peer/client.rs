@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use callgate::{CallOptions, Client, ClientOptions};
+use callgate::{CallError, CallOptions, Client};
 use clap::Args;
 
 use super::trips::{Connect, Copied, Flight, InPlace, Small};
@@ -98,7 +98,7 @@ pub fn idle(args: &IdlersArgs) -> Result<(), Failure> {
     while let Some(wanted) = read_line::<usize>(&mut input).doing("standard input")? {
         clients.truncate(wanted);
         while clients.len() < wanted {
-            let client = Client::connect_with(&args.name, ClientOptions::default())?;
+            let client = connect(&args.name)?;
             // A call each, so that both sides have set up all that a connection has in use.
             client.call_with(CallOptions::new().method(METHOD_NOTHING), &[])?;
             clients.push(client);
@@ -107,6 +107,20 @@ pub fn idle(args: &IdlersArgs) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+/// Connects, and tries again where the server was too busy with the thousands before.
+fn connect(name: &str) -> Result<Client, CallError> {
+    let mut tries = 0;
+    loop {
+        match Client::connect(name) {
+            Err(CallError::Refused { .. }) if tries < TRIES_MAX => tries += 1,
+            ended => return ended,
+        }
+    }
+}
+
+/// How often a refused connection is tried again.
+const TRIES_MAX: u32 = 5;
 
 /// Runs the hidden `bench-fresh`: tells how long the first call of this process took, in
 /// nanoseconds, from before connecting.
