@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::bare::ring;
+use super::handler;
 use super::report::Goal;
 
 /// One situation: a line of the table of goals.
@@ -69,6 +71,8 @@ pub enum Figure {
     Cpu,
     /// Calls a second.
     Rate,
+    /// The same, told beside a second kind of limit.
+    RateBesideBatches,
     /// The calls of the client with the fewest over the mean.
     Share,
 }
@@ -85,6 +89,7 @@ impl Figure {
             Figure::Mean => "mean",
             Figure::Cpu => "cpu",
             Figure::Rate => "calls/s",
+            Figure::RateBesideBatches => "calls/s, beside batching rings",
             Figure::Share => "share",
         }
     }
@@ -92,7 +97,7 @@ impl Figure {
     /// The unit in reports.
     pub fn unit(self) -> &'static str {
         match self {
-            Figure::Rate => "calls/s",
+            Figure::Rate | Figure::RateBesideBatches => "calls/s",
             Figure::Share => "1",
             _ => "ns",
         }
@@ -243,7 +248,16 @@ impl Situation {
             }
             Situation::Beside(_) => latency(1.1),
             Situation::Quiet => vec![told(Figure::P50), most(Figure::P99, 1.5), told(Figure::Max)],
-            Situation::Flight(_) => vec![least(Figure::Rate, 0.8)],
+            Situation::Flight(_) => {
+                let goal = least(Figure::Rate, 0.8);
+                vec![
+                    Ask { against: Against::Named(ring::AT_ONCE), ..goal },
+                    Ask {
+                        against: Against::Named(ring::BATCHED),
+                        ..told(Figure::RateBesideBatches)
+                    },
+                ]
+            }
             Situation::Threads(_) => {
                 vec![least(Figure::Rate, 1.0), told(Figure::P50), told(Figure::P999)]
             }
@@ -251,12 +265,10 @@ impl Situation {
             Situation::Connect => latency(1.2),
             Situation::Fresh => latency(1.1),
             Situation::Handler(..=10_000) => {
-                let against = Against::Named(super::handler::COMPUTED);
+                let against = Against::Named(handler::COMPUTED);
                 let p50 = Ask { against, ..most(Figure::P50, 1.0) };
-                let beside = |figure| Ask {
-                    against: Against::Named(super::handler::WORKING),
-                    ..told(figure)
-                };
+                let beside =
+                    |figure| Ask { against: Against::Named(handler::WORKING), ..told(figure) };
                 vec![p50, beside(Figure::P50BesideLine), beside(Figure::P99), beside(Figure::Max)]
             }
             Situation::Handler(_) => {

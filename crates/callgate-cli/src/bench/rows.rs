@@ -83,7 +83,7 @@ fn value(round: &Round, figure: Figure) -> f64 {
         Figure::Max => round.times.max() as f64,
         Figure::Mean => round.mean.unwrap_or_else(|| round.times.mean()),
         Figure::Cpu => round.cpu,
-        Figure::Rate => round.rate,
+        Figure::Rate | Figure::RateBesideBatches => round.rate,
         Figure::Share => round.share,
     }
 }
@@ -109,9 +109,10 @@ mod tests {
         let gap = Situation::Gap(std::time::Duration::from_millis(1));
         let rows = rows("gap/1ms", &gap.asks(), &sides);
         let row = |figure: &str| rows.iter().find(|row| row.figure == figure).unwrap();
-        assert_eq!(row("p50").callgate.rounds, [200.0, 200.0]);
+        let near = |rounds: &[f64], ns: f64| rounds.iter().all(|round| (round - ns).abs() < 1.0);
+        assert!(row("p50").callgate.rounds.len() == 2 && near(&row("p50").callgate.rounds, 200.0));
         assert_eq!(row("p50").limits.len(), 2);
-        assert_eq!(row("p50").limits[0].rounds, [100.0, 100.0]);
+        assert!(near(&row("p50").limits[0].rounds, 100.0));
         assert_eq!(row("p50").callgate.percentiles[3], (50.0, 200.0));
         assert_eq!(row("p50").callgate.percentiles.len(), 11);
         assert!(row("p99").callgate.percentiles.is_empty());

@@ -29,6 +29,9 @@ pub struct Round {
     pub cpu: f64,
 }
 
+/// Half of the coarsest step of a clock that is met on today's processors.
+const HALF_STEP_NS: f64 = 5.0;
+
 impl Round {
     /// Puts the samples of all clients together.
     pub fn of(samples: &[Sample]) -> Round {
@@ -52,23 +55,23 @@ impl Round {
     }
 
     /// The median, interpolated: the clock of some processors goes in steps of 10 ns, a tenth of
-    /// the shortest round trips. A recorded time stands for all that are nearer to it than to the
-    /// recorded times around it.
+    /// the shortest round trips. A recorded time stands for all that are nearer to it than to its
+    /// neighbours, but no further off than half a step.
     pub fn p50(&self) -> f64 {
         let half = self.times.len() as f64 / 2.0;
         let mut steps = self.times.iter_recorded().peekable();
-        let (mut below, mut last) = (0.0, None);
+        let (mut below, mut last) = (0.0, f64::NEG_INFINITY);
         while let Some(step) = steps.next() {
             let (time, count) = (step.value_iterated_to() as f64, step.count_at_value() as f64);
             if below + count >= half {
-                let from = last.map_or(time, |last: f64| last.midpoint(time));
-                let to = steps
-                    .peek()
-                    .map_or(time, |next| time.midpoint(next.value_iterated_to() as f64));
+                let next =
+                    steps.peek().map_or(f64::INFINITY, |next| next.value_iterated_to() as f64);
+                let from = last.midpoint(time).max(time - HALF_STEP_NS);
+                let to = time.midpoint(next).min(time + HALF_STEP_NS);
                 return from + (to - from) * (half - below) / count;
             }
             below += count;
-            last = Some(time);
+            last = time;
         }
         0.0
     }
@@ -266,6 +269,7 @@ mod tests {
         assert!((median(&[(100, 50), (110, 50)]) - 105.0).abs() < 0.1);
         assert!((median(&[(100, 10), (110, 80), (120, 10)]) - 110.0).abs() < 0.1);
         assert!((median(&[(120, 1)]) - 120.0).abs() < 0.1);
+        assert!((median(&[(100, 2), (9_000, 2)]) - 105.0).abs() < 0.1);
     }
 
     #[test]

@@ -148,7 +148,8 @@ impl Stage {
             Situation::Size { size, copied } => {
                 let work = if copied { Work::Copied { size } } else { Work::InPlace { size } };
                 sides.push(Box::new(self.pair(work, &one, &two)?));
-                for beat in Beat::BEST {
+                let beats = if size <= 4 << 10 { &Beat::ALL[..] } else { &Beat::SOME[..] };
+                for &beat in beats {
                     let limit = area::limit(beat, size, copied).doing("shared memory")?;
                     sides.push(Box::new(Team::limit(beat.name(), limit).pin(&one, &two)?));
                 }
@@ -186,8 +187,7 @@ impl Stage {
                 sides.push(Box::new(self.pair(Work::Flight { window }, &all, &all)?));
                 for batch in ring::BATCHES {
                     let limit = ring::limit(batch).doing("rings")?;
-                    let name = format!("rings, published by {batch}");
-                    sides.push(Box::new(Team::limit(name, limit).pin(&all, &all)?));
+                    sides.push(Box::new(Team::limit(ring::name(batch), limit).pin(&all, &all)?));
                 }
             }
             Situation::Threads(threads) => {
@@ -204,6 +204,7 @@ impl Stage {
             Situation::Fresh => {
                 let post = started(&mut self.pair, "bench-pair")?;
                 let args = [PathBuf::from(post.name().as_str())];
+                process::pin_process(post.server().pid(), &all).doing("sched_setaffinity")?;
                 sides.push(Box::new(Fresh::new("callgate", &args, None)));
                 let partner = accept::serve(address).doing("a Unix socket")?;
                 let args = [PathBuf::from("--unix"), address.path().to_owned()];
@@ -242,9 +243,11 @@ fn handler_sides(sides: &mut Sides, handler_ns: u32, cpus: &[usize]) -> Result<(
         sides.push(Box::new(Team::limit("futex", limit).pin(cpus, cpus)?));
         return Ok(());
     }
-    for beat in Beat::BEST {
+    for beat in Beat::ALL {
         let limit = line::limit(beat, 32, 0).doing("a line")?;
         sides.push(Box::new(Team::limit(beat.name(), limit).pin(cpus, cpus)?));
+    }
+    for beat in Beat::SOME {
         let limit = line::limit(beat, 32, ns).doing("a line")?;
         sides.push(Box::new(Team::limit(handler::working(beat), limit).pin(cpus, cpus)?));
     }

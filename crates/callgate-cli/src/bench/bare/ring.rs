@@ -29,7 +29,21 @@ const LINE: usize = 64;
 const STOP: u64 = u64::MAX;
 
 /// How many messages are published together, at most, in each of the limits.
+///
+/// The first is what callgate is held against: a call that was submitted is on its way. The others
+/// hold messages back until some are together or an answer is waited for, and are told beside it.
 pub const BATCHES: [u64; 3] = [1, 8, 32];
+
+/// How the first limit's name begins.
+pub const AT_ONCE: &str = "rings";
+
+/// How the names of the others begin.
+pub const BATCHED: &str = "batching rings";
+
+/// The name in tables.
+pub fn name(batch: u64) -> String {
+    if batch == 1 { AT_ONCE.to_owned() } else { format!("{BATCHED}, {batch}") }
+}
 
 /// Makes the limit that publishes up to `batch` messages together.
 ///
