@@ -3,7 +3,7 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `suite` | the default command: all situations, in random order |
-//! | `plan` | which situations there are, what is asked for in each |
+//! | `plan`, `asks`, `effort` | which situations there are, what is asked for, how much is measured |
 //! | `situations` | setting them up, and their rounds |
 //! | `side`, `crew`, `peer` | callgate and limits as something to measure; callgate's processes |
 //! | `bare` | the limits |
@@ -13,10 +13,12 @@
 //! | `wake`, `doorbell` | `bench wake` |
 //! | `idle` | `bench idle`, and the situation of that name |
 
+pub mod asks;
 pub mod bare;
 pub mod bytes;
 pub mod crew;
 pub mod doorbell;
+pub mod effort;
 pub mod flow;
 pub mod handler;
 pub mod idle;

@@ -1,10 +1,6 @@
-//! Which situations `bench` measures, what is asked for in each, and how much it measures.
+//! Which situations `bench` measures, and their names.
 
 use std::time::Duration;
-
-use super::bare::ring;
-use super::handler;
-use super::report::Goal;
 
 /// One situation: a line of the table of goals.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,97 +46,6 @@ pub enum Situation {
     Fresh,
     /// A handler that works for that many nanoseconds.
     Handler(u32),
-}
-
-/// Which number is taken from a round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Figure {
-    /// Half of the calls took at most this long.
-    P50,
-    /// The same, told beside a second kind of limit.
-    P50BesideLine,
-    /// 99 %.
-    P99,
-    /// 99.9 %.
-    P999,
-    /// The slowest call.
-    Max,
-    /// Where calls are not timed one by one.
-    Mean,
-    /// CPU time of both processes for a call.
-    Cpu,
-    /// Calls a second.
-    Rate,
-    /// The same, told beside a second kind of limit.
-    RateBesideBatches,
-    /// The calls of the client with the fewest over the mean.
-    Share,
-}
-
-impl Figure {
-    /// The name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Figure::P50 => "p50",
-            Figure::P50BesideLine => "p50, beside working line",
-            Figure::P99 => "p99",
-            Figure::P999 => "p99.9",
-            Figure::Max => "max",
-            Figure::Mean => "mean",
-            Figure::Cpu => "cpu",
-            Figure::Rate => "calls/s",
-            Figure::RateBesideBatches => "calls/s, beside batching rings",
-            Figure::Share => "share",
-        }
-    }
-
-    /// The unit in reports.
-    pub fn unit(self) -> &'static str {
-        match self {
-            Figure::Rate | Figure::RateBesideBatches => "calls/s",
-            Figure::Share => "1",
-            _ => "ns",
-        }
-    }
-}
-
-/// With what callgate's figure is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Against {
-    /// Every limit of the situation.
-    All,
-    /// The limits whose name begins so.
-    Named(&'static str),
-    /// Everybody has the same.
-    Even,
-}
-
-/// One row of a situation.
-#[derive(Clone, Copy, Debug)]
-pub struct Ask {
-    /// Which number.
-    pub figure: Figure,
-    /// Against what.
-    pub against: Against,
-    /// What it must be; None: it is only told.
-    pub goal: Option<Goal>,
-}
-
-/// How much is measured in a situation.
-#[derive(Clone, Copy, Debug)]
-pub struct Effort {
-    /// Rounds.
-    pub rounds: usize,
-    /// Calls that each round throws away first, on all sides.
-    pub discard: u64,
-    /// How long each side's calls are timed in a round.
-    pub time: Duration,
-    /// How long they go on without a clock.
-    pub untimed: Duration,
-    /// Calls at the least.
-    pub least: u64,
-    /// From the begin of one call to the next.
-    pub gap: Duration,
 }
 
 const KIB: usize = 1 << 10;
@@ -205,127 +110,6 @@ impl Situation {
             _ => 1,
         }
     }
-
-    /// What is asked for. Empty for idle clients, which are no rounds of calls.
-    pub fn asks(self) -> Vec<Ask> {
-        let most = |figure, goal| ask(figure, Some(Goal::AtMost(goal)));
-        let least = |figure, goal| ask(figure, Some(Goal::AtLeast(goal)));
-        let told = |figure| ask(figure, None);
-        let latency = |goal| vec![most(Figure::P50, goal), told(Figure::P99), told(Figure::Max)];
-        match self {
-            Situation::Busy { .. } => vec![
-                most(Figure::P50, 1.2),
-                most(Figure::Mean, 1.2),
-                most(Figure::P99, 1.5),
-                told(Figure::P999),
-                told(Figure::Max),
-            ],
-            Situation::Size { copied: true, .. } => latency(1.1),
-            Situation::Size { size: 256, .. } => latency(1.2),
-            Situation::Size { .. } => latency(1.05),
-            Situation::Gap(gap) if gap <= Duration::from_millis(1) => {
-                let cpu = Ask { against: Against::Named("futex"), ..most(Figure::Cpu, 1.2) };
-                vec![most(Figure::P50, 1.0), most(Figure::P99, 1.2), cpu, told(Figure::Max)]
-            }
-            Situation::Gap(_) => latency(1.15),
-            Situation::OneCpu => {
-                vec![
-                    most(Figure::P50, 0.8),
-                    told(Figure::Mean),
-                    told(Figure::P99),
-                    told(Figure::Max),
-                ]
-            }
-            Situation::Crowd { loaded: false, .. } => {
-                let goal = Some(Goal::AtLeast(0.8));
-                let share = Ask { figure: Figure::Share, against: Against::Even, goal };
-                let (rate, p999) = (least(Figure::Rate, 2.5), most(Figure::P999, 0.5));
-                vec![rate, p999, share, told(Figure::P50), told(Figure::Max)]
-            }
-            Situation::Crowd { loaded: true, .. } => {
-                let (rate, p999) = (least(Figure::Rate, 0.8), most(Figure::P999, 1.2));
-                vec![rate, p999, told(Figure::Share), told(Figure::P50), told(Figure::Max)]
-            }
-            Situation::Beside(_) => latency(1.1),
-            Situation::Quiet => vec![told(Figure::P50), most(Figure::P99, 1.5), told(Figure::Max)],
-            Situation::Flight(_) => {
-                let goal = least(Figure::Rate, 0.8);
-                vec![
-                    Ask { against: Against::Named(ring::AT_ONCE), ..goal },
-                    Ask {
-                        against: Against::Named(ring::BATCHED),
-                        ..told(Figure::RateBesideBatches)
-                    },
-                ]
-            }
-            Situation::Threads(_) => {
-                vec![least(Figure::Rate, 1.0), told(Figure::P50), told(Figure::P999)]
-            }
-            Situation::Idle(_) => Vec::new(),
-            Situation::Connect => latency(1.2),
-            Situation::Fresh => latency(1.1),
-            Situation::Handler(..=10_000) => {
-                let against = Against::Named(handler::COMPUTED);
-                let p50 = Ask { against, ..most(Figure::P50, 1.0) };
-                let beside =
-                    |figure| Ask { against: Against::Named(handler::WORKING), ..told(figure) };
-                vec![p50, beside(Figure::P50BesideLine), beside(Figure::P99), beside(Figure::Max)]
-            }
-            Situation::Handler(_) => {
-                vec![most(Figure::P50, 1.0), most(Figure::Cpu, 1.2), told(Figure::P99)]
-            }
-        }
-    }
-
-    /// How much is measured.
-    pub fn effort(self, quick: bool) -> Effort {
-        let pick = |short: u64, long: u64| if quick { short } else { long };
-        let busy = Effort {
-            rounds: pick(6, 24) as usize,
-            discard: 100,
-            time: Duration::from_millis(pick(8, 25)),
-            untimed: Duration::ZERO,
-            least: 10,
-            gap: Duration::ZERO,
-        };
-        let effort = |rounds, time_ms| {
-            let time = Duration::from_millis(time_ms);
-            Effort { rounds: rounds as usize, discard: 0, time, ..busy }
-        };
-        let calls =
-            |rounds, least, gap| Effort { least, gap, time: Duration::ZERO, ..effort(rounds, 0) };
-        match self {
-            Situation::Busy { .. } | Situation::OneCpu => Effort { untimed: busy.time, ..busy },
-            Situation::Size { size, .. } if size >= 8 * MIB => {
-                Effort { time: Duration::from_millis(pick(40, 150)), ..busy }
-            }
-            Situation::Size { .. } | Situation::Beside(_) => busy,
-            Situation::Gap(gap) => {
-                let (rounds, least) = match gap.as_millis() {
-                    0 => (pick(6, 16), pick(200, 800)),
-                    1..10 => (pick(5, 16), pick(60, 200)),
-                    10..100 => (pick(4, 12), pick(8, 20)),
-                    _ => (pick(3, 10), pick(2, 5)),
-                };
-                calls(rounds, least, gap)
-            }
-            Situation::Crowd { loaded: false, .. } => effort(pick(6, 14), pick(80, 250)),
-            Situation::Crowd { loaded: true, .. } => effort(pick(5, 12), pick(120, 400)),
-            Situation::Quiet => calls(pick(4, 10), pick(20, 50), Duration::from_millis(20)),
-            Situation::Flight(_) => busy,
-            Situation::Threads(_) => effort(pick(6, 16), pick(60, 150)),
-            // One look, of that many seconds.
-            Situation::Idle(_) => effort(1, pick(2, 5) * 1_000),
-            Situation::Connect => calls(pick(4, 12), pick(10, 40), Duration::from_millis(5)),
-            Situation::Fresh => calls(pick(4, 20), pick(6, 12), Duration::from_millis(1)),
-            Situation::Handler(..=10_000) => busy,
-            Situation::Handler(_) => effort(pick(6, 16), pick(40, 150)),
-        }
-    }
-}
-
-fn ask(figure: Figure, goal: Option<Goal>) -> Ask {
-    Ask { figure, against: Against::All, goal }
 }
 
 /// `256`, `4k`, `16m`.
@@ -397,15 +181,6 @@ mod tests {
         unique.dedup();
         assert_eq!(unique.len(), names.len());
         assert!(names.iter().all(|name| !name.contains(' ')));
-    }
-
-    #[test]
-    fn every_situation_asks_for_something() {
-        for situation in situations(false) {
-            let asks = situation.asks();
-            let idle = matches!(situation, Situation::Idle(_));
-            assert!(idle || asks.iter().any(|ask| ask.goal.is_some()), "{}", situation.name());
-        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use hdrhistogram::Histogram;
 
-use super::plan::{Against, Ask, Figure};
+use super::asks::{Against, Ask, Figure};
 use super::report::{Row, Series};
 use super::sample::histogram;
 use super::side::Round;

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
-use super::plan::{self, Effort, Situation};
+use super::effort::Effort;
+use super::plan::{self, Situation};
 use super::report::{FORMAT, Goal, Machine, Report, Row, Series};
 use super::sample::clock_cost;
 use super::situations::{Outcome, Stage};
