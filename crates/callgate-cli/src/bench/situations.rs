@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::bare::accept::{self, Address};
+use super::bare::crowd::{self, Giving};
 use super::bare::kernel::Primitive;
 use super::bare::line::Beat;
-use super::bare::{area, crowd, kernel, line, ring};
+use super::bare::{area, kernel, line, ring};
 use super::bytes::work_cost;
 use super::crew::Post;
 use super::effort::Effort;
@@ -165,8 +166,10 @@ impl Stage {
             }
             Situation::Crowd { clients, .. } => {
                 sides.push(Box::new(self.crowd(clients, SMALL)?));
-                let limit = crowd::limit(clients).doing("a crowd")?;
-                sides.push(Box::new(Team::limit("futex", limit).pin(&all, &all)?));
+                for giving in Giving::ALL {
+                    let limit = crowd::limit(clients, giving).doing("a crowd")?;
+                    sides.push(Box::new(Team::limit(giving.name(), limit).pin(&all, &all)?));
+                }
             }
             Situation::Beside(idle) => {
                 let mut post = Post::start("bench-many")?;

@@ -4,6 +4,10 @@
 //! lines and answers what is there; after a look that found nothing it says that it sleeps, looks
 //! once more, and sleeps on the bell. A client rings only a server that sleeps, and sleeps on its own
 //! word. The server wakes only a client that sleeps.
+//!
+//! There are two servers, of which now one and now the other is better: one gives each answer as soon
+//! as it has it; the other gives all answers of a look together at its end, so that it looks on before
+//! the clients take its CPU.
 
 use std::io;
 use std::rc::Rc;
@@ -31,14 +35,36 @@ const LINE: usize = 64;
 /// Where the message lies in a line, behind the word.
 const MESSAGE: usize = 8;
 
+/// When a server gives its answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Giving {
+    /// Each as soon as it is there.
+    AtOnce,
+    /// All of a look at its end.
+    Together,
+}
+
+impl Giving {
+    /// Both ways.
+    pub const ALL: [Giving; 2] = [Giving::AtOnce, Giving::Together];
+
+    /// The name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Giving::AtOnce => "futex",
+            Giving::Together => "futex, answers together",
+        }
+    }
+}
+
 /// Makes the limit with that many clients.
 ///
 /// # Errors
 /// When the system has no memory or no processes.
-pub fn limit(clients: usize) -> io::Result<Limit> {
+pub fn limit(clients: usize, giving: Giving) -> io::Result<Limit> {
     let crowd = Rc::new(Crowd { shared: Shared::new(LINES + clients * LINE)?, clients });
     let serving = crowd.clone();
-    let server = Partner::fork(&[], move || serving.serve())?;
+    let server = Partner::fork(&[], move || serving.serve(giving))?;
     let trip =
         |line| CrowdTrip { crowd: crowd.clone(), line, number: 0, message: [0; 4], back: [0; 4] };
     let clients =
@@ -79,15 +105,16 @@ impl Crowd {
         std::array::from_fn(|index| self.word(line, index).load(Ordering::Relaxed))
     }
 
-    fn serve(&self) {
+    fn serve(&self, giving: Giving) {
+        let mut answered = Vec::with_capacity(self.clients);
         loop {
-            if self.answer_all() {
+            if self.answer_all(giving, &mut answered) {
                 continue;
             }
             self.bell().store(1, Ordering::Relaxed);
             // Either we see the request of a client, or it sees that we sleep.
             fence(Ordering::SeqCst);
-            if self.answer_all() {
+            if self.answer_all(giving, &mut answered) {
                 self.bell().store(0, Ordering::Relaxed);
                 continue;
             }
@@ -97,21 +124,31 @@ impl Crowd {
         }
     }
 
-    /// Answers what is there; tells whether anything was.
-    fn answer_all(&self) -> bool {
+    /// Answers what is there; tells whether anything was. `answered` is empty between calls.
+    fn answer_all(&self, giving: Giving, answered: &mut Vec<usize>) -> bool {
         let mut any = false;
         for line in 0..self.clients {
-            let state = self.state(line);
-            if state.load(Ordering::Acquire) == MINE {
+            if self.state(line).load(Ordering::Acquire) == MINE {
                 continue;
             }
             any = true;
             self.put(line, answer(self.get(line)));
-            if state.swap(MINE, Ordering::AcqRel) == ASLEEP {
-                let _ = futex::wake(state, FUTEX_SHARED, 1);
+            match giving {
+                Giving::AtOnce => self.give(line),
+                Giving::Together => answered.push(line),
             }
         }
+        for line in answered.drain(..) {
+            self.give(line);
+        }
         any
+    }
+
+    fn give(&self, line: usize) {
+        let state = self.state(line);
+        if state.swap(MINE, Ordering::AcqRel) == ASLEEP {
+            let _ = futex::wake(state, FUTEX_SHARED, 1);
+        }
     }
 }
 
