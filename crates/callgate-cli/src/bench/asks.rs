@@ -66,7 +66,7 @@ pub enum Against {
     All,
     /// The limits whose name begins so.
     Named(&'static str),
-    /// Everybody has the same.
+    /// Everybody has the same, which is the best that a share can be; the limits are told beside it.
     Even,
 }
 

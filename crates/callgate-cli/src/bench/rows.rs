@@ -33,13 +33,14 @@ pub fn rows(situation: &str, asks: &[Ask], sides: &[Measured]) -> Vec<Row> {
 }
 
 fn against(ask: &Ask, limits: &[Measured], rounds: usize) -> Vec<Series> {
-    let start = match ask.against {
-        Against::All => "",
-        Against::Named(start) => start,
-        Against::Even => return vec![plain("even", vec![1.0; rounds])],
+    let (mut against, start) = match ask.against {
+        Against::All => (Vec::new(), ""),
+        Against::Named(start) => (Vec::new(), start),
+        Against::Even => (vec![plain("even", vec![1.0; rounds])], ""),
     };
     let wanted = limits.iter().filter(|limit| limit.name.starts_with(start));
-    wanted.map(|limit| series(limit, ask.figure)).collect()
+    against.extend(wanted.map(|limit| series(limit, ask.figure)));
+    against
 }
 
 /// A series without percentiles.
