@@ -3,21 +3,62 @@
 mod common;
 
 use common::Home;
+use serde_json::Value;
+
+/// Situations that take a part each of what measures: pairs, crowds, connecting, flight.
+const SOME: [&str; 6] = [
+    "--only=busy/32",
+    "--only=gap/100us",
+    "--only=crowd/2",
+    "--only=connect",
+    "--only=flight",
+    "--only=size/4k",
+];
 
 #[test]
-fn calls_are_measured_beside_bare_primitives() {
+fn situations_are_measured_beside_their_limits() {
     let home = Home::new();
-    let report = home.run(["bench", "--quick", "--json", "--rounds", "1"]).expect(0).json();
+    let short = ["bench", "--quick", "--json", "--seed=7", "--rounds=2", "--time=2ms"];
+    let report = home.run(short.iter().chain(&SOME)).expect(0).json();
+    assert_eq!((report["format"].as_u64(), report["seed"].as_u64()), (Some(1), Some(7)));
+    assert!(report["machine"]["cpus"].as_u64().unwrap() > 0 && report["clock_ns"].is_u64());
     let rows = report["rows"].as_array().unwrap();
-    assert!(rows.len() > 10);
+    assert!(rows.iter().any(|row| row["situation"] == "gap/100us" && row["figure"] == "p99"));
     for row in rows {
-        let trip = &row["round_trip_ns"];
-        assert!(trip["count"].as_u64().unwrap() > 0, "{row}");
-        assert!(trip["p50"]["median"].as_u64().unwrap() <= trip["max"].as_u64().unwrap(), "{row}");
-        let bare = row["bare"].as_array().unwrap();
-        assert!(!bare.is_empty() && bare[0]["ratio_p50"].as_f64().unwrap() > 0.0, "{row}");
+        let limits = row["limits"].as_array().unwrap();
+        assert!(!limits.is_empty(), "{row}");
+        for series in limits.iter().chain([&row["callgate"]]) {
+            let rounds = series["rounds"].as_array().unwrap();
+            assert_eq!(rounds.len(), 2, "{row}");
+            assert!(rounds.iter().all(|value| value.as_f64().unwrap() >= 0.0), "{row}");
+            check_percentiles(series, row["figure"] == "p50");
+        }
     }
     assert_eq!(home.endpoint_files(), [""; 0]);
+}
+
+fn check_percentiles(series: &Value, wanted: bool) {
+    let Some(percentiles) = series.get("percentiles") else {
+        assert!(!wanted, "{series}");
+        return;
+    };
+    let values: Vec<f64> =
+        percentiles.as_array().unwrap().iter().map(|pair| pair[1].as_f64().unwrap()).collect();
+    assert!(values.len() == 11 && values.is_sorted(), "{series}");
+    assert_eq!(series["max_ns"].as_f64(), values.last().copied());
+}
+
+#[test]
+fn situations_are_listed_and_chosen_by_name() {
+    let home = Home::new();
+    let list = home.run(["bench", "--list"]).expect(0).out();
+    for name in ["busy/48/free", "size/16m/copied", "loaded/16", "idle/10000", "handler/1ms"] {
+        assert!(list.contains(name), "{list}");
+    }
+    let some = home.run(["bench", "--list", "--only", "size/*/copied"]).expect(0).out();
+    assert!(some.contains("size/4k/copied") && !some.contains("in-place"), "{some}");
+    let none = home.run(["bench", "--only", "nonsense"]).expect(2);
+    assert!(none.err().contains("--list"), "{}", none.err());
 }
 
 #[test]

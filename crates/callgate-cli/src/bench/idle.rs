@@ -4,10 +4,14 @@ use std::io::Write;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
-use super::calls::ended;
+use super::crew::ended;
 use super::peer::Ready;
+use super::report::{Goal, Row};
+use super::rows::plain;
+use super::situations::Outcome;
 use super::usage::{Holding, MemoryGroup, Usage};
 use crate::exit::{Doing, Failure};
 use crate::output::{self, HEAD, bytes, nanos, styled};
@@ -52,57 +56,123 @@ struct Report {
     memory_per_client_in_server: Option<f64>,
 }
 
+/// Sleeps, or fails when the run is to end.
+type Pause<'a> = &'a dyn Fn(Duration) -> Result<(), Failure>;
+
 /// Runs `bench idle`.
 ///
 /// # Errors
 /// When a helper fails.
 pub fn run(args: &IdleArgs) -> Result<(), Failure> {
     let pauses = Pauses::new().doing("signals")?;
+    let time = Duration::from_secs(args.seconds.into());
+    let report = measure(args.clients, time, &|time| pauses.pause(time))?;
+    if args.json { Ok(output::json(&report)?) } else { print(&report) }
+}
+
+/// Measures idle clients as a situation of `bench`.
+///
+/// # Errors
+/// When a helper fails.
+pub fn rows(situation: &str, clients: u32, time: Duration) -> Result<Outcome, Failure> {
+    if let Err(reason) = enough_descriptors(clients) {
+        return Ok(Outcome::Skipped(reason));
+    }
+    let report = measure(clients, time, &|time| {
+        std::thread::sleep(time);
+        Ok(())
+    })?;
+    let row = |figure: &str, unit: &str, value: f64, most: f64| Row {
+        situation: situation.to_owned(),
+        figure: figure.to_owned(),
+        unit: unit.to_owned(),
+        callgate: plain("callgate", vec![value]),
+        limits: Vec::new(),
+        goal: Some(Goal::Absolute(most)),
+    };
+    let mut rows = vec![
+        row("cpu", "ns", report.server.cpu_ns as f64, 0.0),
+        row("switches", "1", report.server.switches as f64, 0.0),
+    ];
+    rows.extend(report.memory_per_client.map(|each| row("memory", "bytes", each, MEMORY_MAX)));
+    Ok(Outcome::Rows(rows))
+}
+
+/// Bytes that an idle client may take, both ends and the kernel's memory for it together.
+const MEMORY_MAX: f64 = 32_768.0;
+
+/// Whether a server can have that many clients; the program's limit is raised as far as it goes.
+///
+/// # Errors
+/// The reason why not.
+pub fn enough_descriptors(clients: u32) -> Result<(), String> {
+    let needed = u64::from(clients) + SPARE;
+    let limit = getrlimit(Resource::Nofile);
+    // None: no limit.
+    let Some(most) = limit.maximum else { return Ok(()) };
+    if most < needed {
+        return Err(format!(
+            "{clients} clients need {needed} descriptors, and the hard limit is {most}"
+        ));
+    }
+    if limit.current.is_some_and(|current| current < most) {
+        let raised = Rlimit { current: Some(most), maximum: Some(most) };
+        setrlimit(Resource::Nofile, raised).map_err(|error| format!("setrlimit: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Descriptors that a server needs besides those of its clients.
+const SPARE: u64 = 64;
+
+fn measure(clients: u32, time: Duration, pause: Pause<'_>) -> Result<Report, Failure> {
     let name = scratch::Name::new("bench-idle");
     // Dropped after the processes in them have ended, since only empty groups can be removed.
     let mut groups = Groups::new();
     let (server, mut said) =
         Worker::start(["bench-server", name.as_str()]).doing("start a server")?;
     said.expect::<Ready>().doing("bench-server")?;
-    let mut idlers = Idlers::start(&name, args.clients)?;
+    let mut idlers = Idlers::start(&name, clients)?;
     groups.adopt(&server, &idlers);
     // The first connections set up what is there once; they are not counted.
     let first = idlers.connect(0)?;
-    let (_, before) = settled(&server, &groups, &pauses)?;
-    let counted = idlers.connect(args.clients)? - first;
-    if counted != args.clients {
-        let message = format!("{counted} of {} clients are connected", args.clients);
+    let (_, before) = settled(&server, &groups, pause)?;
+    let counted = idlers.connect(clients)? - first;
+    if counted != clients {
+        let message = format!("{counted} of {clients} clients are connected");
         return Err(Failure::internal(message));
     }
-    let (usage, after) = settled(&server, &groups, &pauses)?;
-    pauses.pause(Duration::from_secs(args.seconds.into()))?;
+    let (usage, after) = settled(&server, &groups, pause)?;
+    pause(time)?;
     let used = Usage::of(server.pid()).doing("/proc")?.since(usage);
-    let each = |after: u64, before: u64| (after as f64 - before as f64) / f64::from(args.clients);
+    let each = |after: u64, before: u64| (after as f64 - before as f64) / f64::from(clients);
     let growth = |after: Option<u64>, before: Option<u64>| Some(each(after?, before?));
     let report = Report {
-        clients: args.clients,
-        seconds: args.seconds,
+        clients,
+        seconds: time.as_secs() as u32,
         server: used,
         descriptors_per_client: each(after.holding.descriptors, before.holding.descriptors),
         mappings_per_client: each(after.holding.mappings, before.holding.mappings),
         memory_per_client: growth(after.all_bytes(), before.all_bytes()),
         memory_per_client_in_server: growth(after.server_bytes, before.server_bytes),
     };
-    for (idler, _) in idlers.0 {
-        ended(idler, "bench-idlers")?;
-    }
+    idlers.stop()?;
     ended(server, "bench-server")?;
-    if args.json { Ok(output::json(&report)?) } else { print(&report) }
+    Ok(report)
 }
 
 /// Connections that one process holds; each takes two descriptors of the client.
 const HELD_MAX: u32 = 4_000;
 
 /// The processes that hold connections.
-struct Idlers(Vec<(Worker, Said)>);
+pub struct Idlers(Vec<(Worker, Said)>);
 
 impl Idlers {
-    fn start(name: &scratch::Name, clients: u32) -> Result<Idlers, Failure> {
+    /// Starts the processes for that many connections.
+    ///
+    /// # Errors
+    /// When one fails.
+    pub fn start(name: &scratch::Name, clients: u32) -> Result<Idlers, Failure> {
         let mut idlers = Vec::new();
         for _ in 0..clients.div_ceil(HELD_MAX) {
             let (idler, mut told) =
@@ -114,7 +184,10 @@ impl Idlers {
     }
 
     /// Holds that many connections, and one more in each process.
-    fn connect(&mut self, clients: u32) -> Result<u32, Failure> {
+    ///
+    /// # Errors
+    /// When a process fails.
+    pub fn connect(&mut self, clients: u32) -> Result<u32, Failure> {
         let mut left = clients;
         let mut held = 0;
         for (idler, told) in &mut self.0 {
@@ -124,6 +197,14 @@ impl Idlers {
             held += told.expect::<Ready>().doing("bench-idlers")?.connections as u32;
         }
         Ok(held)
+    }
+
+    /// Lets the processes end.
+    ///
+    /// # Errors
+    /// When one does so with an error.
+    pub fn stop(self) -> Result<(), Failure> {
+        self.0.into_iter().try_for_each(|(idler, _)| ended(idler, "bench-idlers"))
     }
 }
 
@@ -164,11 +245,11 @@ impl State {
 }
 
 /// Waits until the server has not run for a while.
-fn settled(server: &Worker, groups: &Groups, pauses: &Pauses) -> Result<(Usage, State), Failure> {
+fn settled(server: &Worker, groups: &Groups, pause: Pause<'_>) -> Result<(Usage, State), Failure> {
     let pid = server.pid();
     let mut usage = Usage::of(pid).doing("/proc")?;
     for _ in 0..QUIET_ROUNDS_MAX {
-        pauses.pause(QUIET)?;
+        pause(QUIET)?;
         let now = Usage::of(pid).doing("/proc")?;
         if now == usage {
             break;

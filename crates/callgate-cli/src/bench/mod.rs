@@ -1,13 +1,36 @@
 //! `callgate bench`: what calls, wake-ups and idle connections cost on this machine.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `suite` | the default command: all situations, in random order |
+//! | `plan`, `asks`, `effort` | which situations there are, what is asked for, how much is measured |
+//! | `situations` | setting them up, and their rounds |
+//! | `side`, `crew`, `peer` | callgate and limits as something to measure; callgate's processes |
+//! | `bare` | the limits |
+//! | `sample`, `flow`, `bytes` | the loops that measure, the same for callgate and limits |
+//! | `rows`, `handler`, `report` | from rounds to a report |
+//! | `process`, `usage` | forks, pinning, clocks; what the kernel counts |
+//! | `wake`, `doorbell` | `bench wake` |
+//! | `idle` | `bench idle`, and the situation of that name |
 
+pub mod asks;
 pub mod bare;
-pub mod calls;
+pub mod bytes;
+pub mod crew;
 pub mod doorbell;
+pub mod effort;
+pub mod flow;
+pub mod handler;
 pub mod idle;
 pub mod peer;
+pub mod plan;
 pub mod process;
+pub mod report;
 pub mod rows;
 pub mod sample;
+pub mod side;
+pub mod situations;
+pub mod suite;
 pub mod usage;
 pub mod wake;
 
@@ -22,13 +45,11 @@ pub struct BenchArgs {
     #[command(subcommand)]
     what: Option<What>,
     #[command(flatten)]
-    calls: calls::CallsArgs,
+    suite: suite::SuiteArgs,
 }
 
 #[derive(Subcommand, Debug)]
 enum What {
-    /// Measure round trips of calls, busy and sleeping, beside the bare primitives (the default)
-    Calls(calls::CallsArgs),
     /// Measure which primitive wakes a sleeping process fastest
     Wake(wake::WakeArgs),
     /// Measure what idle connections cost a server: CPU time, memory, descriptors, mappings
@@ -41,9 +62,8 @@ enum What {
 /// When a process of the measurement fails, or a reply was wrong.
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     match &args.what {
-        Some(What::Calls(args)) => calls::run(args),
         Some(What::Wake(args)) => wake::run(args),
         Some(What::Idle(args)) => idle::run(args),
-        None => calls::run(&args.calls),
+        None => suite::run(&args.suite),
     }
 }
