@@ -60,12 +60,7 @@ fn calls(
     })
 }
 
-fn connections(
-    peer: &dyn Peer,
-    place: &Place,
-    time: Duration,
-    charged: &[u32],
-) -> Result<Outcome> {
+fn connections(peer: &dyn Peer, place: &Place, time: Duration, charged: &[u32]) -> Result<Outcome> {
     let message = Message::new(place.size);
     timed(time, LEAST_CONNECTIONS, charged, || {
         let start = Instant::now();

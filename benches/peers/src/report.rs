@@ -62,14 +62,19 @@ pub struct Machine {
 impl Report {
     /// Makes a report of no cells.
     pub fn new(machine: Machine, seed: u64, peers: &[Box<dyn Peer>]) -> Report {
-        let measured = |peer: &Box<dyn Peer>| Measured {
+        let measured = |peer: &dyn Peer| Measured {
             name: peer.name().to_owned(),
             package: peer
                 .package()
                 .map(|package| format!("{package} {}", version(package).unwrap_or("unknown"))),
             about: peer.about().to_owned(),
         };
-        Report { machine, seed, peers: peers.iter().map(measured).collect(), cells: Vec::new() }
+        Report {
+            machine,
+            seed,
+            peers: peers.iter().map(|peer| measured(&**peer)).collect(),
+            cells: Vec::new(),
+        }
     }
 
     /// Adds the cells of another run on the same machine.
@@ -80,9 +85,8 @@ impl Report {
             }
         }
         for cell in other.cells {
-            let same = |known: &&mut Cell| {
-                known.situation == cell.situation && known.peer == cell.peer
-            };
+            let same =
+                |known: &&mut Cell| known.situation == cell.situation && known.peer == cell.peer;
             match self.cells.iter_mut().find(same) {
                 Some(known) => {
                     known.rounds.extend(cell.rounds);
@@ -183,9 +187,8 @@ mod tests {
     use super::*;
 
     fn cell(rates: &[u64]) -> Cell {
-        let round =
-            |rate: &u64| Round { p50: 0, p99: 0, p999: 0, max: 0, calls: 0, rate: *rate, cpu: 0 };
-        let rounds = rates.iter().map(round).collect();
+        let none = Round { p50: 0, p99: 0, p999: 0, max: 0, calls: 0, rate: 0, share: 100, cpu: 0 };
+        let rounds = rates.iter().map(|rate| Round { rate: *rate, ..none }).collect();
         Cell { rounds, ..Cell::new("here", "who") }
     }
 

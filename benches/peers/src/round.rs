@@ -33,6 +33,8 @@ pub struct Round {
     pub calls: u64,
     /// Calls a second of all clients.
     pub rate: u64,
+    /// Calls of the client that made the fewest, in percent of the mean of all clients.
+    pub share: u64,
     /// CPU time of all processes for a call, in nanoseconds.
     pub cpu: u64,
 }
@@ -110,7 +112,7 @@ fn killed(server: &mut Process, client: &Process) -> Result<Round> {
             return Err(format!("hangs: no error within {} s", PATIENCE.as_secs()).into());
         }
     };
-    Ok(Round { p50: took, p99: took, p999: took, max: took, calls: 1, rate: 0, cpu: 0 })
+    Ok(Round { p50: took, p99: took, p999: took, max: took, calls: 1, rate: 0, share: 100, cpu: 0 })
 }
 
 fn sum(outcomes: &[Outcome]) -> Round {
@@ -120,6 +122,7 @@ fn sum(outcomes: &[Outcome]) -> Round {
     }
     let calls: u64 = outcomes.iter().map(|outcome| outcome.calls).sum();
     let cpu: u64 = outcomes.iter().map(|outcome| outcome.cpu_ns).sum();
+    let fewest = outcomes.iter().map(|outcome| outcome.calls).min().unwrap_or(0);
     let rate = |outcome: &Outcome| outcome.calls as f64 * 1e9 / outcome.elapsed_ns.max(1) as f64;
     Round {
         p50: times.value_at_quantile(0.5),
@@ -128,6 +131,7 @@ fn sum(outcomes: &[Outcome]) -> Round {
         max: times.max(),
         calls,
         rate: outcomes.iter().map(rate).sum::<f64>() as u64,
+        share: 100 * fewest * outcomes.len() as u64 / calls.max(1),
         cpu: cpu / calls.max(1),
     }
 }

@@ -23,6 +23,8 @@ const P99: Column = Column { name: "p99", of: |round| round.p99, show: time, mor
 const P999: Column = Column { name: "p99.9", of: |round| round.p999, show: time, more: false };
 const MAX: Column = Column { name: "max", of: |round| round.max, show: time, more: false };
 const RATE: Column = Column { name: "calls/s", of: |round| round.rate, show: count, more: true };
+const SHARE: Column =
+    Column { name: "least share", of: |round| round.share, show: percent, more: true };
 const CPU: Column = Column { name: "CPU a call", of: |round| round.cpu, show: time, more: false };
 
 /// Tables of all situations, and what callgate was beaten in.
@@ -35,7 +37,11 @@ pub fn markdown(report: &Report) -> String {
 
 fn write(report: &Report, text: &mut String) -> std::fmt::Result {
     let machine = &report.machine;
-    writeln!(text, "{}, {} CPUs, {}, {}.\n", machine.cpu, machine.cpus, machine.kernel, machine.date)?;
+    writeln!(
+        text,
+        "{}, {} CPUs, {}, {}.\n",
+        machine.cpu, machine.cpus, machine.kernel, machine.date
+    )?;
     writeln!(text, "| peer | version | used as |\n| --- | --- | --- |")?;
     for peer in &report.peers {
         let package = peer.package.as_deref().unwrap_or("of the system");
@@ -51,6 +57,11 @@ fn write(report: &Report, text: &mut String) -> std::fmt::Result {
         }
     }
     writeln!(text, "\n## Where a peer beats callgate\n")?;
+    writeln!(
+        text,
+        "Medians that are better than callgate's: the first figure of a table always, the others"
+    )?;
+    writeln!(text, "where no round of the two overlaps.\n")?;
     writeln!(text, "| situation | figure | peer | its | callgate's | rounds overlap |")?;
     writeln!(text, "| --- | --- | --- | ---: | ---: | --- |")?;
     beaten.iter().try_for_each(|line| writeln!(text, "{line}"))
@@ -61,7 +72,7 @@ fn columns(situation: &Situation) -> Vec<Column> {
     match (situation.figure(), situation.work) {
         (_, Work::Killed) => vec![P50],
         (_, Work::Window(_)) => vec![RATE, CPU],
-        (Figure::Rate, _) => vec![RATE, P50, P99, P999, MAX, CPU],
+        (Figure::Rate, _) => vec![RATE, SHARE, P50, P99, P999, MAX, CPU],
         (Figure::Time, _) => vec![P50, P99, P999, MAX, CPU],
     }
 }
@@ -69,10 +80,10 @@ fn columns(situation: &Situation) -> Vec<Column> {
 fn table(situation: &Situation, cells: &[&Cell], text: &mut String) -> std::fmt::Result {
     let columns = columns(situation);
     writeln!(text, "\n## {}\n\n{}.\n", situation.name, capital(situation.about))?;
-    let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
-    let (first, rest) = names.split_first().unwrap_or((&"", &[]));
-    writeln!(text, "| peer | {first} | lowest–highest round | worse by | {} |", rest.join(" | "))?;
-    writeln!(text, "| --- |{}", " ---: |".repeat(columns.len() + 2))?;
+    let mut names: Vec<&str> = columns.iter().map(|column| column.name).collect();
+    names.splice(1..1, ["lowest – highest round", "worse by"]);
+    writeln!(text, "| peer | {} |", names.join(" | "))?;
+    writeln!(text, "| --- |{}", " ---: |".repeat(names.len()))?;
     let main = &columns[0];
     let ours = cells.iter().find(|cell| cell.peer == OURS).and_then(|cell| cell.spread(main.of));
     let mut ranked: Vec<&&Cell> = cells.iter().collect();
@@ -122,7 +133,7 @@ fn worse_by(column: &Column, theirs: Spread, ours: Spread) -> String {
 fn beats(situation: &Situation, cells: &[&Cell]) -> Vec<String> {
     let mut lines = Vec::new();
     let Some(ours) = cells.iter().find(|cell| cell.peer == OURS) else { return lines };
-    for column in columns(situation) {
+    for (at, column) in columns(situation).iter().enumerate() {
         let Some(our) = ours.spread(column.of) else { continue };
         for cell in cells {
             let Some(their) = cell.spread(column.of) else { continue };
@@ -131,7 +142,7 @@ fn beats(situation: &Situation, cells: &[&Cell]) -> Vec<String> {
             } else {
                 (their.median < our.median, their.high >= our.low)
             };
-            if better {
+            if better && (at == 0 || !overlap) {
                 lines.push(format!(
                     "| {} | {} | {} | {} | {} | {} |",
                     situation.name,
@@ -171,6 +182,10 @@ fn three_digits(value: f64) -> String {
         0
     };
     format!("{value:.decimals$}")
+}
+
+fn percent(share: u64) -> String {
+    format!("{share} %")
 }
 
 /// A number, with its thousands set apart.

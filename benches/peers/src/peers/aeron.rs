@@ -84,7 +84,9 @@ impl Peer for AeronIpc {
                 Some(assembler) => {
                     assembler.poll(&requests, &mut server, Server::answer, FRAGMENTS)?
                 }
-                None => requests.poll_fn(|bytes, header| server.answer(bytes, header), FRAGMENTS)?,
+                None => {
+                    requests.poll_fn(|bytes, header| server.answer(bytes, header), FRAGMENTS)?
+                }
             };
             if let Some(failure) = server.failure.take() {
                 return Err(failure);
@@ -92,7 +94,7 @@ impl Peer for AeronIpc {
             for (session, stream) in server.new.drain(..) {
                 server.replies.insert(session, publish(&aeron, &channel, stream)?);
             }
-            idle.idle(fragments as i32);
+            idle.idle(fragments);
         }
     }
 
@@ -124,7 +126,8 @@ impl AeronIpc {
         let context = AeronContext::new()?;
         context.set_dir(&directory(place)?)?;
         context.set_pre_touch_mapped_memory(self == AeronIpc::Spin)?;
-        context.set_error_handler(Some(|code: i32, text: &str| eprintln!("aeron {code}: {text}")))?;
+        context
+            .set_error_handler(Some(|code: i32, text: &str| eprintln!("aeron {code}: {text}")))?;
         let aeron = Aeron::new(&context)?;
         aeron.start()?;
         Ok(aeron)
@@ -159,8 +162,7 @@ fn publish(aeron: &Aeron, channel: &CString, stream: i32) -> Result<AeronExclusi
 }
 
 fn subscribe(aeron: &Aeron, channel: &CString, stream: i32) -> Result<AeronSubscription> {
-    let adding =
-        aeron.async_add_subscription(channel, stream, Handlers::NONE, Handlers::NONE)?;
+    let adding = aeron.async_add_subscription(channel, stream, Handlers::NONE, Handlers::NONE)?;
     Ok(adding.poll_blocking(PATIENCE)?)
 }
 
@@ -314,7 +316,7 @@ impl Client for Connected {
             if fragments == 0 {
                 self.alive()?;
             }
-            self.idle.idle(fragments as i32);
+            self.idle.idle(fragments);
         }
     }
 }

@@ -51,7 +51,9 @@ impl Peer for Iceoryx2 {
     fn about(&self) -> &'static str {
         match self {
             Iceoryx2::Polling => "request-response, loaned slices, both sides poll without a pause",
-            Iceoryx2::Events => "request-response, loaned slices, a notification after each message",
+            Iceoryx2::Events => {
+                "request-response, loaned slices, a notification after each message"
+            }
         }
     }
 
@@ -106,7 +108,9 @@ impl Peer for Iceoryx2 {
 fn node(place: &Place) -> Result<Node<ipc::Service>> {
     set_log_level(LogLevel::Error);
     let mut config = Config::default();
-    config.global.set_root_path(&Path::new(place.dir.join("iceoryx2").as_os_str().as_encoded_bytes())?);
+    config
+        .global
+        .set_root_path(&Path::new(place.dir.join("iceoryx2").as_os_str().as_encoded_bytes())?);
     config.global.prefix = FileName::new(place.tag.as_bytes())?;
     Ok(NodeBuilder::new().config(&config).create()?)
 }
