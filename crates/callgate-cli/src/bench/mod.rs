@@ -2,12 +2,21 @@
 
 pub mod bare;
 pub mod calls;
+pub mod compare;
 pub mod doorbell;
 pub mod idle;
+pub mod load;
 pub mod peer;
+pub mod plot;
 pub mod process;
+pub mod report;
 pub mod rows;
 pub mod sample;
+pub mod stats;
+pub mod svg;
+#[cfg(test)]
+mod synthetic;
+pub mod table;
 pub mod usage;
 pub mod wake;
 
@@ -33,6 +42,12 @@ enum What {
     Wake(wake::WakeArgs),
     /// Measure what idle connections cost a server: CPU time, memory, descriptors, mappings
     Idle(idle::IdleArgs),
+    /// Print the table of a run that was saved with --json
+    Show(load::ShowArgs),
+    /// Tell what changed between two saved runs
+    Compare(compare::CompareArgs),
+    /// Draw a saved run: latency percentiles, and the curve over message sizes
+    Plot(plot::PlotArgs),
 }
 
 /// Runs `bench`.
@@ -44,6 +59,9 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         Some(What::Calls(args)) => calls::run(args),
         Some(What::Wake(args)) => wake::run(args),
         Some(What::Idle(args)) => idle::run(args),
+        Some(What::Show(args)) => load::show(args),
+        Some(What::Compare(args)) => compare::run(args),
+        Some(What::Plot(args)) => plot::run(args),
         None => calls::run(&args.calls),
     }
 }
