@@ -124,10 +124,10 @@ fn warnings(old: &Report, new: &Report) -> Vec<String> {
     let length = |report: &Report| if report.quick { "quick" } else { "full" }.to_owned();
     differ("runs of different length", length(old), length(new));
     for (when, machine) in [("before", was), ("after", is)] {
-        // One that runs is the benchmark's own doing; more have taken CPUs from it.
+        // A run of the benchmark just before this one counts as well, and has ended by now.
         if machine.load > 1.0 {
             let load = digits(machine.load);
-            warnings.push(format!("the machine was not quiet {when}: load {load} at the start"));
+            warnings.push(format!("load {load} at the start of the run {when}: was all quiet?"));
         }
     }
     warnings

@@ -69,7 +69,8 @@ fn latency(row: &Row) -> Option<Chart> {
     let series = || std::iter::once(&row.callgate).chain(&row.limits);
     let series = || series().filter(|series| !series.percentiles.is_empty());
     let finite = |series: &Series| -> Vec<(f64, f64)> {
-        let below = series.percentiles.iter().filter(|(percentile, _)| *percentile < 100.0);
+        let points = series.percentiles.iter();
+        let below = points.filter(|(percentile, _)| (0.0..100.0).contains(percentile));
         below.map(|(percentile, ns)| (nines(*percentile), *ns)).collect()
     };
     // The slowest call has no place on this scale; it stands one step beyond the last that has.

@@ -242,7 +242,8 @@ mod tests {
 
     #[test]
     fn intervals_cover_what_they_should() {
-        // With 15 rounds of 10 % noise each, the true ratio must be inside about 95 times in 100.
+        // With 15 rounds of 10 % noise each, the true ratio must be inside in 95 of 100 cases
+        // at least, and not in all, which would be too wide. It is in 392 of 400.
         let inside = (0..400).filter(|seed| {
             let own = series("callgate", &noisy(120.0, 0.1, 15, 2 * seed));
             let limit = series("limit", &noisy(100.0, 0.1, 15, 2 * seed + 1));
@@ -250,7 +251,7 @@ mod tests {
             ratio.low <= 1.2 && 1.2 <= ratio.high
         });
         let inside = inside.count();
-        assert!((360..=395).contains(&inside), "{inside} of 400");
+        assert!((380..=398).contains(&inside), "{inside} of 400");
     }
 
     #[test]
