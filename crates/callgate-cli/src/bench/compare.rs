@@ -17,7 +17,8 @@ use crate::output::{self, BAD, DIM, GOOD, HEAD, Table, WARN, complain, digits, s
 /// Options of `bench compare`.
 #[derive(Args, Debug)]
 #[command(after_help = "The exit code is 0 however the figures differ: of 100 rows that did not \
-    change, about 5 are marked by chance. It is 2 where a file is no report of this format.")]
+    change, about 5 are marked by chance. It is 2 where a file is no report of \
+    this format, and 70 where it can not be read.")]
 pub struct CompareArgs {
     /// What `bench --json` wrote before
     old: PathBuf,
