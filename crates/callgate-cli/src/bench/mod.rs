@@ -9,6 +9,7 @@
 //! | `bare` | the limits |
 //! | `sample`, `flow`, `bytes` | the loops that measure, the same for callgate and limits |
 //! | `rows`, `handler`, `report` | from rounds to a report |
+//! | `stats`, `table`, `load`, `compare`, `plot`, `svg` | what is done with a report |
 //! | `process`, `usage` | forks, pinning, clocks; what the kernel counts |
 //! | `wake`, `doorbell` | `bench wake` |
 //! | `idle` | `bench idle`, and the situation of that name |
@@ -16,21 +17,29 @@
 pub mod asks;
 pub mod bare;
 pub mod bytes;
+pub mod compare;
 pub mod crew;
 pub mod doorbell;
 pub mod effort;
 pub mod flow;
 pub mod handler;
 pub mod idle;
+pub mod load;
 pub mod peer;
 pub mod plan;
+pub mod plot;
 pub mod process;
 pub mod report;
 pub mod rows;
 pub mod sample;
 pub mod side;
 pub mod situations;
+pub mod stats;
 pub mod suite;
+pub mod svg;
+#[cfg(test)]
+mod synthetic;
+pub mod table;
 pub mod usage;
 pub mod wake;
 
@@ -54,6 +63,12 @@ enum What {
     Wake(wake::WakeArgs),
     /// Measure what idle connections cost a server: CPU time, memory, descriptors, mappings
     Idle(idle::IdleArgs),
+    /// Print the table of a run that was saved with --json
+    Show(load::ShowArgs),
+    /// Tell what changed between two saved runs
+    Compare(compare::CompareArgs),
+    /// Draw a saved run: latency percentiles, and the curve over message sizes
+    Plot(plot::PlotArgs),
 }
 
 /// Runs `bench`.
@@ -64,6 +79,9 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     match &args.what {
         Some(What::Wake(args)) => wake::run(args),
         Some(What::Idle(args)) => idle::run(args),
+        Some(What::Show(args)) => load::show(args),
+        Some(What::Compare(args)) => compare::run(args),
+        Some(What::Plot(args)) => plot::run(args),
         None => suite::run(&args.suite),
     }
 }
