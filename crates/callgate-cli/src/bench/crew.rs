@@ -3,9 +3,11 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::peer::{Measured, Order, Ready};
 use super::sample::Sample;
+use super::watch::await_input;
 use crate::exit::{Doing, Failure};
 use crate::scratch;
 use crate::worker::{Said, Worker};
@@ -95,8 +97,9 @@ impl Helper {
     /// Waits for what it has measured.
     ///
     /// # Errors
-    /// What went wrong there.
-    pub fn hear(&mut self) -> Result<Sample, Failure> {
+    /// What went wrong there, such as the server's death; and after `patience`.
+    pub fn hear(&mut self, patience: Duration) -> Result<Sample, Failure> {
+        await_input(self.said.input(), patience, None).doing("bench-client")?;
         let measured: Measured = self.said.expect().doing("bench-client")?;
         measured.map_err(|error| Failure::internal(format_args!("a call failed: {error}")))
     }

@@ -7,6 +7,7 @@
 use super::bare::line::Beat;
 use super::rows::Measured;
 use super::side::Round;
+use super::stats::median;
 
 /// The name of the computed limit.
 pub const COMPUTED: &str = "handler + 1.2 line";
@@ -22,22 +23,16 @@ pub fn working(beat: Beat) -> String {
     format!("{WORKING}{}", beat.name())
 }
 
-/// Adds the computed limit: in each round the handler's time, as measured in it, and the trip of
-/// that line without a handler whose median over all rounds is the lowest.
-pub fn add_computed(sides: &mut Vec<Measured>, handler_ns: &[f64]) {
-    let median = |side: &Measured| {
-        let mut values: Vec<f64> = side.rounds.iter().map(Round::p50).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::INFINITY)
-    };
+/// The computed limit: in each round the handler's time, as measured in it, and the trip of that
+/// line without a handler whose median over all rounds is the lowest. None without such lines.
+pub fn computed(sides: &[Measured], handler_ns: &[f64]) -> Option<Measured> {
+    let median = |side: &Measured| median(&side.rounds.iter().map(Round::p50).collect::<Vec<_>>());
     let lines = sides.iter().filter(|side| side.name.starts_with("line"));
-    let Some(best) = lines.min_by(|one, other| median(one).total_cmp(&median(other))) else {
-        return;
-    };
+    let best = lines.min_by(|one, other| median(one).total_cmp(&median(other)))?;
     let allowed =
         |(round, handler): (&Round, &f64)| Round::computed(handler + OVER_LINE * round.p50());
     let rounds = best.rounds.iter().zip(handler_ns).map(allowed).collect();
-    sides.push(Measured { name: COMPUTED.to_owned(), rounds });
+    Some(Measured { name: COMPUTED.to_owned(), rounds })
 }
 
 #[cfg(test)]
@@ -56,8 +51,7 @@ mod tests {
             side("line, fence", 100.0),
         ];
         sides.push(side("working line, fence", 10.0));
-        add_computed(&mut sides, &[1_000.0, 2_000.0]);
-        let computed = sides.last().unwrap();
+        let computed = computed(&sides, &[1_000.0, 2_000.0]).unwrap();
         assert_eq!(computed.name, COMPUTED);
         let values: Vec<u64> =
             computed.rounds.iter().map(|round| round.times.value_at_quantile(0.5)).collect();

@@ -13,6 +13,7 @@ use super::report::{Goal, Row};
 use super::rows::plain;
 use super::situations::Outcome;
 use super::usage::{Holding, MemoryGroup, Usage};
+use super::watch::{PATIENCE, await_input};
 use crate::exit::{Doing, Failure};
 use crate::output::{self, HEAD, bytes, nanos, styled};
 use crate::scratch;
@@ -54,6 +55,8 @@ struct Report {
     /// Growth of the memory cgroup, kernel memory included, both ends of the connections.
     memory_per_client: Option<f64>,
     memory_per_client_in_server: Option<f64>,
+    /// Connects that the server refused at first.
+    refused: Refused,
 }
 
 /// Sleeps, or fails when the run is to end.
@@ -70,11 +73,16 @@ pub fn run(args: &IdleArgs) -> Result<(), Failure> {
     if args.json { Ok(output::json(&report)?) } else { print(&report) }
 }
 
-/// Measures idle clients as a situation of `bench`.
+/// Measures idle clients as a situation of `bench`; what was odd goes to `notes`.
 ///
 /// # Errors
 /// When a helper fails.
-pub fn rows(situation: &str, clients: u32, time: Duration) -> Result<Outcome, Failure> {
+pub fn rows(
+    situation: &str,
+    clients: u32,
+    time: Duration,
+    notes: &mut Vec<String>,
+) -> Result<Outcome, Failure> {
     if let Err(reason) = enough_descriptors(clients) {
         return Ok(Outcome::Skipped(reason));
     }
@@ -82,6 +90,7 @@ pub fn rows(situation: &str, clients: u32, time: Duration) -> Result<Outcome, Fa
         std::thread::sleep(time);
         Ok(())
     })?;
+    notes.extend(report.refused.note(situation));
     let row = |figure: &str, unit: &str, value: f64, most: f64| Row {
         situation: situation.to_owned(),
         figure: figure.to_owned(),
@@ -155,6 +164,7 @@ fn measure(clients: u32, time: Duration, pause: Pause<'_>) -> Result<Report, Fai
         mappings_per_client: each(after.holding.mappings, before.holding.mappings),
         memory_per_client: growth(after.all_bytes(), before.all_bytes()),
         memory_per_client_in_server: growth(after.server_bytes, before.server_bytes),
+        refused: idlers.refused().clone(),
     };
     idlers.stop()?;
     ended(server, "bench-server")?;
@@ -165,7 +175,18 @@ fn measure(clients: u32, time: Duration, pause: Pause<'_>) -> Result<Report, Fai
 const HELD_MAX: u32 = 4_000;
 
 /// The processes that hold connections.
-pub struct Idlers(Vec<(Worker, Said)>);
+pub struct Idlers {
+    held: Vec<(Worker, Said)>,
+    refused: Refused,
+}
+
+/// Connects that the server refused; they were tried again.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Refused {
+    count: u64,
+    /// What the server said to one of them.
+    reason: String,
+}
 
 impl Idlers {
     /// Starts the processes for that many connections.
@@ -180,7 +201,7 @@ impl Idlers {
             told.expect::<Ready>().doing("bench-idlers")?;
             idlers.push((idler, told));
         }
-        Ok(Idlers(idlers))
+        Ok(Idlers { held: idlers, refused: Refused::default() })
     }
 
     /// Holds that many connections, and one more in each process.
@@ -190,13 +211,22 @@ impl Idlers {
     pub fn connect(&mut self, clients: u32) -> Result<u32, Failure> {
         let mut left = clients;
         let mut held = 0;
-        for (idler, told) in &mut self.0 {
+        for (idler, told) in &mut self.held {
             let share = left.min(HELD_MAX);
             left -= share;
             idler.tell(&(share + 1)).doing("bench-idlers")?;
-            held += told.expect::<Ready>().doing("bench-idlers")?.connections as u32;
+            await_input(told.input(), PATIENCE, None).doing("bench-idlers")?;
+            let ready: Ready = told.expect().doing("bench-idlers")?;
+            held += ready.connections as u32;
+            self.refused.count += ready.refused;
+            self.refused.reason = ready.reason.unwrap_or(std::mem::take(&mut self.refused.reason));
         }
         Ok(held)
+    }
+
+    /// What the server refused so far.
+    pub fn refused(&self) -> &Refused {
+        &self.refused
     }
 
     /// Lets the processes end.
@@ -204,7 +234,16 @@ impl Idlers {
     /// # Errors
     /// When one does so with an error.
     pub fn stop(self) -> Result<(), Failure> {
-        self.0.into_iter().try_for_each(|(idler, _)| ended(idler, "bench-idlers"))
+        self.held.into_iter().try_for_each(|(idler, _)| ended(idler, "bench-idlers"))
+    }
+}
+
+impl Refused {
+    /// Says so, if there were any.
+    pub fn note(&self, situation: &str) -> Option<String> {
+        let Refused { count, reason } = self;
+        let note = || format!("{situation}: {count} connects were refused at first: {reason}");
+        (*count > 0).then(note)
     }
 }
 
@@ -225,7 +264,7 @@ impl Groups {
     fn adopt(&mut self, server: &Worker, clients: &Idlers) {
         self.server = self.server.take().filter(|group| group.adopt(server.pid()).is_ok());
         let adopt = |group: &MemoryGroup| {
-            clients.0.iter().all(|(idler, _)| group.adopt(idler.pid()).is_ok())
+            clients.held.iter().all(|(idler, _)| group.adopt(idler.pid()).is_ok())
         };
         self.clients = self.clients.take().filter(adopt);
     }
@@ -280,6 +319,7 @@ fn print(report: &Report) -> Result<(), Failure> {
     for (what, value) in [
         ("CPU time", format!("{} in {} threads", nanos(server.cpu_ns), server.threads)),
         ("context switches", output::count(server.switches)),
+        ("refused connects", output::count(report.refused.count)),
         ("each client:", String::new()),
         ("  descriptors", format!("{:.2}", report.descriptors_per_client)),
         ("  mappings", format!("{:.2}", report.mappings_per_client)),

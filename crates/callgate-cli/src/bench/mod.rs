@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `suite` | the default command: all situations, in random order |
 //! | `plan`, `asks`, `effort` | which situations there are, what is asked for, how much is measured |
-//! | `situations` | setting them up, and their rounds |
+//! | `situations`, `rounds`, `watch` | setting them up, their rounds, and waiting for what they find |
 //! | `side`, `crew`, `peer` | callgate and limits as something to measure; callgate's processes |
 //! | `bare` | the limits |
 //! | `sample`, `flow`, `bytes` | the loops that measure, the same for callgate and limits |
@@ -30,6 +30,7 @@ pub mod plan;
 pub mod plot;
 pub mod process;
 pub mod report;
+pub mod rounds;
 pub mod rows;
 pub mod sample;
 pub mod side;
@@ -42,6 +43,7 @@ mod synthetic;
 pub mod table;
 pub mod usage;
 pub mod wake;
+pub mod watch;
 
 use clap::{Args, Subcommand};
 

@@ -1,4 +1,5 @@
-//! What a run of `bench` found: one file of JSON, written by `bench --json`, read by `bench compare` and `bench plot`.
+//! What a run of `bench` found: one file of JSON, written by `bench --json`, read by `bench show`,
+//! `bench compare` and `bench plot`.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,23 @@ pub struct Report {
     pub clock_ns: u64,
     /// In the order of the table, not of measuring.
     pub rows: Vec<Row>,
+    /// Situations without rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
+    /// What else is to be known of the run, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// A situation that was not measured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Missing {
+    /// Its name.
+    pub situation: String,
+    /// Why.
+    pub reason: String,
+    /// Whether something went wrong; otherwise the machine has not what it needs.
+    pub failed: bool,
 }
 
 /// The machine of a run.
@@ -71,8 +89,8 @@ pub struct Series {
 
 /// What callgate's figure over the limit's must be.
 ///
-/// The limit is the best of `limits` (by its median over the rounds): the lowest where `at_most`, the highest where
-/// `at_least`.
+/// The limit is the best of `limits` (by its median over the rounds): the lowest where `at_most`, the
+/// highest where `at_least`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {

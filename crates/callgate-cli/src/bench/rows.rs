@@ -19,7 +19,7 @@ pub struct Measured {
 const PERCENTILES: [f64; 11] = [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99, 100.0];
 
 /// Makes a situation's rows; the first side is callgate.
-pub fn rows(situation: &str, asks: &[Ask], sides: &[Measured]) -> Vec<Row> {
+pub fn rows(situation: &str, asks: &[Ask], sides: &[&Measured]) -> Vec<Row> {
     let Some((callgate, limits)) = sides.split_first() else { return Vec::new() };
     let row = |ask: &Ask| Row {
         situation: situation.to_owned(),
@@ -32,7 +32,7 @@ pub fn rows(situation: &str, asks: &[Ask], sides: &[Measured]) -> Vec<Row> {
     asks.iter().map(row).collect()
 }
 
-fn against(ask: &Ask, limits: &[Measured], rounds: usize) -> Vec<Series> {
+fn against(ask: &Ask, limits: &[&Measured], rounds: usize) -> Vec<Series> {
     let (mut against, start) = match ask.against {
         Against::All => (Vec::new(), ""),
         Against::Named(start) => (Vec::new(), start),
@@ -107,6 +107,7 @@ mod tests {
     #[test]
     fn rows_hold_both_sides_of_each_round() {
         let sides = [measured("callgate", 200), measured("futex", 100), measured("pipe", 400)];
+        let sides: Vec<&Measured> = sides.iter().collect();
         let gap = Situation::Gap(std::time::Duration::from_millis(1));
         let rows = rows("gap/1ms", &gap.asks(), &sides);
         let row = |figure: &str| rows.iter().find(|row| row.figure == figure).unwrap();
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn a_share_is_compared_with_an_even_one() {
         let asks = Situation::Crowd { clients: 2, loaded: false }.asks();
-        let rows = rows("crowd/2", &asks, &[measured("callgate", 5), measured("futex", 5)]);
+        let rows = rows("crowd/2", &asks, &[&measured("callgate", 5), &measured("futex", 5)]);
         let share = rows.iter().find(|row| row.figure == "share").unwrap();
         assert_eq!(
             (share.limits[0].name.as_str(), &share.limits[0].rounds[..]),

@@ -11,6 +11,7 @@ use super::crew::Client;
 use super::peer::{Order, Work};
 use super::process::{self, Partner};
 use super::sample::{Pace, Sample, histogram};
+use super::watch::{PATIENCE, await_input, patience};
 use crate::exit::{Doing, Failure};
 use crate::worker::Worker;
 
@@ -117,10 +118,10 @@ impl Caller {
         }
     }
 
-    fn hear(&mut self) -> Result<Sample, Failure> {
+    fn hear(&mut self, patience: Duration, server: Option<&Partner>) -> Result<Sample, Failure> {
         match self {
-            Caller::Forked(actor) => actor.hear().doing("a forked client"),
-            Caller::Started(client) => client.borrow_mut().hear(),
+            Caller::Forked(actor) => actor.hear(patience, server).doing("a forked client"),
+            Caller::Started(client) => client.borrow_mut().hear(patience),
         }
     }
 }
@@ -134,7 +135,7 @@ pub struct Team {
     noise: Option<Caller>,
     server: u32,
     /// The limit's server.
-    _partner: Option<Partner>,
+    partner: Option<Partner>,
 }
 
 impl Team {
@@ -142,7 +143,7 @@ impl Team {
     pub fn callgate(clients: Vec<Client>, server: &Worker, work: Work) -> Team {
         let callers = clients.into_iter().map(Caller::Started).collect();
         let name = "callgate".to_owned();
-        Team { name, work, callers, noise: None, server: server.pid(), _partner: None }
+        Team { name, work, callers, noise: None, server: server.pid(), partner: None }
     }
 
     /// A limit.
@@ -152,7 +153,7 @@ impl Team {
         // Limits know their work.
         let work = Work::Connect;
         let partner = Some(limit.server);
-        Team { name: name.into(), work, callers, noise: None, server, _partner: partner }
+        Team { name: name.into(), work, callers, noise: None, server, partner }
     }
 
     /// Calls this side something else.
@@ -200,10 +201,11 @@ impl Side for Team {
         for caller in &mut self.callers {
             caller.tell(self.work, pace)?;
         }
-        let samples: Vec<Sample> =
-            self.callers.iter_mut().map(Caller::hear).collect::<Result<_, _>>()?;
+        let (patience, partner) = (patience(pace), self.partner.as_ref());
+        let hear = |caller: &mut Caller| caller.hear(patience, partner);
+        let samples: Vec<Sample> = self.callers.iter_mut().map(hear).collect::<Result<_, _>>()?;
         if let Some(noise) = &mut self.noise {
-            noise.hear()?;
+            hear(noise)?;
         }
         Ok(Round::of(&samples))
     }
@@ -214,13 +216,13 @@ pub struct Fresh {
     name: String,
     args: Vec<PathBuf>,
     /// The server, where it is this side's own.
-    _partner: Option<Partner>,
+    partner: Option<Partner>,
 }
 
 impl Fresh {
     /// Starts `bench-fresh` with these arguments.
     pub fn new(name: &str, args: &[PathBuf], partner: Option<Partner>) -> Fresh {
-        Fresh { name: name.to_owned(), args: args.to_vec(), _partner: partner }
+        Fresh { name: name.to_owned(), args: args.to_vec(), partner }
     }
 }
 
@@ -234,6 +236,7 @@ impl Side for Fresh {
         for _ in 0..pace.least.max(1) {
             let args = std::iter::once(PathBuf::from("bench-fresh")).chain(self.args.clone());
             let (worker, mut said) = Worker::start(args).doing("start a client")?;
+            await_input(said.input(), PATIENCE, self.partner.as_ref()).doing("bench-fresh")?;
             let took: u64 = said.expect().doing("bench-fresh")?;
             times.saturating_record(took);
             super::crew::ended(worker, "bench-fresh")?;

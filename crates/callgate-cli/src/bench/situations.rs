@@ -1,7 +1,7 @@
 //! Sets each situation up, callgate's side and the limits', and measures its rounds.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::bare::accept::{self, Address};
 use super::bare::crowd::{self, Giving};
@@ -17,9 +17,10 @@ use super::peer::Work;
 use super::plan::Situation;
 use super::process::{self, Partner};
 use super::report::Row;
+use super::rounds::{Allowance, measure};
 use super::rows::{Measured, rows};
-use super::sample::Pace;
 use super::side::{Fresh, Side, Team};
+use super::stats::{Verdict, judge};
 use crate::exit::{Doing, Failure};
 
 /// What serves the whole run.
@@ -29,6 +30,10 @@ pub struct Stage {
     pair: Option<Post>,
     /// For those with several.
     crowd: Option<Post>,
+    /// For rounds of what is unclear.
+    allowance: Allowance,
+    /// What was odd and is no failure.
+    notes: Vec<String>,
 }
 
 /// How a situation ended.
@@ -44,13 +49,19 @@ type Sides = Vec<Box<dyn Side>>;
 const SMALL: Work = Work::Small { size: 32, handler_ns: 0 };
 
 impl Stage {
-    /// Looks at the machine; starts nothing yet.
+    /// Looks at the machine; starts nothing yet. Rounds beyond the planned ones take no longer than
+    /// the allowance, all situations together.
     ///
     /// # Errors
     /// When the CPUs can't be asked for.
-    pub fn new() -> Result<Stage, Failure> {
+    pub fn new(allowance: Allowance) -> Result<Stage, Failure> {
         let cpus = process::cpus().doing("sched_getaffinity")?;
-        Ok(Stage { cpus, pair: None, crowd: None })
+        Ok(Stage { cpus, pair: None, crowd: None, allowance, notes: Vec::new() })
+    }
+
+    /// What was odd since the last time.
+    pub fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
     /// CPUs that may be used.
@@ -73,7 +84,7 @@ impl Stage {
             return Ok(Outcome::Skipped(format!("needs {needed} CPUs")));
         }
         if let Situation::Idle(clients) = situation {
-            return idle::rows(&situation.name(), clients, effort.time);
+            return idle::rows(&situation.name(), clients, effort.time, &mut self.notes);
         }
         if let Situation::Beside(idle) = situation
             && let Err(reason) = idle::enough_descriptors(idle)
@@ -88,23 +99,35 @@ impl Stage {
         let address = Address::new();
         let mut many = None;
         let mut sides = self.sides(situation, &address, &mut many)?;
-        let mut works = Vec::new();
+        let works = RefCell::new(Vec::new());
         let mut each_round = |round: usize| {
             progress(round);
             if let Situation::Handler(ns @ ..=10_000) = situation {
-                works.push(work_cost(ns.into()));
+                works.borrow_mut().push(work_cost(ns.into()));
             }
         };
-        let mut measured = measure(&mut sides, effort, &mut each_round)?;
+        let rows = |measured: &[Measured]| {
+            let computed = handler::computed(measured, &works.borrow());
+            let sides: Vec<&Measured> = measured.iter().chain(&computed).collect();
+            rows(&situation.name(), &situation.asks(), &sides)
+        };
+        let mut unclear = |measured: &[Measured]| {
+            rows(measured).iter().any(|row| judge(row).verdict == Some(Verdict::Unclear))
+        };
+        let allowance = &mut self.allowance;
+        let measured = measure(&mut sides, effort, allowance, &mut each_round, &mut unclear)?;
         drop(sides);
         if let Some((idlers, post)) = many {
             idlers.stop()?;
             post.stop()?;
         }
-        if !works.is_empty() {
-            handler::add_computed(&mut measured, &works);
-        }
-        Ok(Outcome::Rows(rows(&situation.name(), &situation.asks(), &measured)))
+        Ok(Outcome::Rows(rows(&measured)))
+    }
+
+    /// Kills servers and clients: after a failure nobody knows what they are doing.
+    pub fn clear(&mut self) {
+        self.pair = None;
+        self.crowd = None;
     }
 
     /// Ends the servers and clients.
@@ -176,6 +199,7 @@ impl Stage {
                 let hot = Team::callgate(post.clients(1)?, post.server(), SMALL).pin(&all, &all)?;
                 let mut idlers = Idlers::start(post.name(), idle)?;
                 idlers.connect(idle)?;
+                self.notes.extend(idlers.refused().note(&situation.name()));
                 *many = Some((idlers, post));
                 sides.push(Box::new(hot));
                 sides.push(Box::new(self.pair(SMALL, &all, &all)?.named("callgate, alone")));
@@ -265,33 +289,3 @@ fn foreign_load() -> Result<Vec<Partner>, Failure> {
     };
     (0..2).map(|_| Partner::fork(&[], busy).doing("fork")).collect()
 }
-
-/// Measures the rounds of all sides; they take turns in going first.
-fn measure(
-    sides: &mut [Box<dyn Side>],
-    effort: Effort,
-    each_round: &mut dyn FnMut(usize),
-) -> Result<Vec<Measured>, Failure> {
-    let Effort { rounds, discard, time, untimed, least, gap } = effort;
-    let pace = Pace { discard, time, untimed, least, gap, ..Pace::default() };
-    let mut all = Vec::new();
-    for side in &*sides {
-        all.push(Measured { name: side.name().to_owned(), rounds: Vec::new() });
-    }
-    for round in 0..rounds {
-        each_round(round);
-        let mut order: Vec<usize> = (0..sides.len()).collect();
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for index in order {
-            all[index].rounds.push(sides[index].round(pace)?);
-            // What polls a little after its last call is not to be met by the next side.
-            std::thread::sleep(SETTLE);
-        }
-    }
-    Ok(all)
-}
-
-/// Between two sides' rounds.
-const SETTLE: Duration = Duration::from_millis(2);

@@ -7,11 +7,13 @@ use clap::Args;
 
 use super::effort::Effort;
 use super::plan::{self, Situation};
-use super::report::{FORMAT, Goal, Machine, Report, Row, Series};
+use super::report::{FORMAT, Goal, Machine, Missing, Report, Row};
+use super::rounds::Allowance;
 use super::sample::clock_cost;
 use super::situations::{Outcome, Stage};
+use super::table;
 use crate::exit::{Code, Failure};
-use crate::output::{self, HEAD, Table, WARN, nanos, styled};
+use crate::output::{self, BAD, Table, WARN};
 use crate::progress::Progress;
 
 /// Options of `bench`.
@@ -26,7 +28,7 @@ pub struct SuiteArgs {
     /// Measure the situations in the order of an earlier run
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Rounds of each situation
+    /// Rounds of each situation; without it, what is unclear gets up to three times the usual number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// Only these situations, like busy, gap/1ms or 'size/*/copied'; may be repeated
@@ -40,10 +42,10 @@ pub struct SuiteArgs {
     time: Option<Duration>,
 }
 
-/// Runs `bench`.
+/// Runs `bench`. A situation that fails is told, and the others go on.
 ///
 /// # Errors
-/// When a process of the measurement fails, or a reply was wrong.
+/// When a situation failed: a process of the measurement, or a reply was wrong.
 pub fn run(args: &SuiteArgs) -> Result<(), Failure> {
     let mut plan = plan::situations(args.quick);
     plan.retain(|situation| args.wants(*situation));
@@ -55,39 +57,75 @@ pub fn run(args: &SuiteArgs) -> Result<(), Failure> {
         return list(&plan);
     }
     let seed = args.seed.unwrap_or_else(new_seed);
-    let mut stage = Stage::new()?;
+    let mut stage = Stage::new(Allowance(MORE))?;
     let machine = machine(stage.cpus());
     let clock_ns = clock_cost();
-    let mut progress = Progress::new();
-    let mut rows: Vec<Vec<Row>> = plan.iter().map(|_| Vec::new()).collect();
-    for (done, index) in shuffled(plan.len(), seed).into_iter().enumerate() {
-        let situation = plan[index];
-        let effort = args.effort(situation);
-        let name = situation.name();
-        let mut each_round = |round: usize| {
-            let (part, whole) = (done * effort.rounds + round, plan.len() * effort.rounds);
-            progress.update(part as u64, whole as u64, || &name);
-        };
-        match stage.measure(situation, effort, &mut each_round)? {
-            Outcome::Rows(measured) => rows[index] = measured,
-            Outcome::Skipped(reason) => {
-                progress.clear();
-                output::complain(WARN, format_args!("{name} is not measured: {reason}"));
-            }
-        }
-    }
-    progress.clear();
-    stage.stop()?;
-    let report = Report {
+    let mut report = Report {
         format: FORMAT,
         callgate: env!("CARGO_PKG_VERSION").to_owned(),
         machine,
         seed,
         quick: args.quick,
         clock_ns,
-        rows: rows.into_iter().flatten().collect(),
+        rows: Vec::new(),
+        missing: Vec::new(),
+        notes: Vec::new(),
     };
-    if args.json { Ok(output::json(&report)?) } else { print(&report) }
+    measure(args, &plan, &mut stage, &mut report);
+    let stopped = stage.stop();
+    if args.json {
+        output::json(&report)?
+    } else {
+        table::print(&report)?
+    }
+    stopped?;
+    let failed = report.missing.iter().filter(|missing| missing.failed);
+    let failed: Vec<&str> = failed.map(|missing| missing.situation.as_str()).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::internal(format_args!("could not be measured: {}", failed.join(", "))))
+}
+
+/// How much longer than planned a run may take to tell what is unclear.
+const MORE: Duration = Duration::from_secs(5 * 60);
+
+/// Measures the situations in the order of the seed; the report's rows are in that of the plan.
+fn measure(args: &SuiteArgs, plan: &[Situation], stage: &mut Stage, report: &mut Report) {
+    let mut progress = Progress::new();
+    let mut rows: Vec<Vec<Row>> = plan.iter().map(|_| Vec::new()).collect();
+    for (done, index) in shuffled(plan.len(), report.seed).into_iter().enumerate() {
+        let situation = plan[index];
+        let (effort, name) = (args.effort(situation), situation.name());
+        let mut each_round = |round: usize| {
+            let part = done * effort.rounds + round.min(effort.rounds);
+            let more = if round < effort.rounds { "" } else { ", unclear so far" };
+            let whole = plan.len() * effort.rounds;
+            progress.update(part as u64, whole as u64, || format!("{name}{more}"));
+        };
+        let outcome = stage.measure(situation, effort, &mut each_round);
+        for note in stage.notes() {
+            progress.clear();
+            output::complain(WARN, &note);
+            report.notes.push(note);
+        }
+        let (reason, failed) = match outcome {
+            Ok(Outcome::Rows(measured)) => {
+                rows[index] = measured;
+                continue;
+            }
+            Ok(Outcome::Skipped(reason)) => (reason, false),
+            Err(failure) => (failure.message, true),
+        };
+        progress.clear();
+        let style = if failed { BAD } else { WARN };
+        output::complain(style, format_args!("{name} is not measured: {reason}"));
+        if failed {
+            stage.clear();
+        }
+        report.missing.push(Missing { situation: name, reason, failed });
+    }
+    report.rows = rows.into_iter().flatten().collect();
 }
 
 impl SuiteArgs {
@@ -98,7 +136,9 @@ impl SuiteArgs {
 
     fn effort(&self, situation: Situation) -> Effort {
         let mut effort = situation.effort(self.quick);
-        effort.rounds = self.rounds.map_or(effort.rounds, |rounds| rounds as usize);
+        if let Some(rounds) = self.rounds {
+            (effort.rounds, effort.rounds_max) = (rounds as usize, rounds as usize);
+        }
         if let Some(time) = self.time {
             effort.untimed = if effort.untimed.is_zero() { Duration::ZERO } else { time };
             effort.time = time;
@@ -161,51 +201,6 @@ fn goal(goal: Goal) -> String {
         Goal::AtLeast(ratio) => format!("at least {ratio} times the limit"),
         Goal::Absolute(value) => format!("at most {value}"),
     }
-}
-
-fn print(report: &Report) -> Result<(), Failure> {
-    let mut out = output::out();
-    let title = format!(
-        "{}, {} CPUs, seed {}; medians of the rounds; {} of clock in each time",
-        report.machine.processor,
-        report.machine.cpus,
-        report.seed,
-        nanos(report.clock_ns)
-    );
-    writeln!(out, "{}", styled(HEAD, title))?;
-    let mut table =
-        Table::new(2, &["situation", "figure", "callgate", "limit", "ratio", "goal", ""]);
-    for row in &report.rows {
-        let own = median(&row.callgate);
-        let least = matches!(row.goal, Some(Goal::AtLeast(_)));
-        let better = |one: &&Series, other: &&Series| {
-            let order = median(one).total_cmp(&median(other));
-            if least || row.unit == "calls/s" { order.reverse() } else { order }
-        };
-        let best = row.limits.iter().min_by(better);
-        let cell = |value: f64| match row.unit.as_str() {
-            "ns" => nanos(value as u64),
-            "calls/s" => output::count(value as u64),
-            _ => output::digits(value),
-        };
-        table.row([
-            row.situation.clone(),
-            row.figure.clone(),
-            cell(own),
-            best.map_or_else(String::new, |best| cell(median(best))),
-            best.map_or_else(String::new, |best| output::digits(own / median(best))),
-            row.goal.map_or_else(String::new, goal),
-            best.map_or_else(String::new, |best| best.name.clone()),
-        ]);
-    }
-    write!(out, "{}", table.render())?;
-    Ok(out.flush()?)
-}
-
-fn median(series: &Series) -> f64 {
-    let mut values = series.rounds.clone();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]

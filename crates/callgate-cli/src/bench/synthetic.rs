@@ -109,5 +109,15 @@ pub fn report() -> Report {
     let machine =
         Machine { processor: "Test".to_owned(), kernel: "6.1".to_owned(), cpus: 2, load: 0.1 };
     let callgate = "0.1.0".to_owned();
-    Report { format: FORMAT, callgate, machine, seed: 7, quick: false, clock_ns: 16, rows }
+    Report {
+        format: FORMAT,
+        callgate,
+        machine,
+        seed: 7,
+        quick: false,
+        clock_ns: 16,
+        rows,
+        missing: Vec::new(),
+        notes: Vec::new(),
+    }
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::load::name;
-use super::report::{Goal, Report, Row, Series};
+use super::report::{Goal, Missing, Report, Row, Series};
 use super::stats::{Interval, TOLERANCE, Verdict, judge};
 use crate::exit::Failure;
 use crate::output::{self, BAD, DIM, GOOD, HEAD, Table, WARN, bytes, count, digits, nanos, styled};
@@ -66,7 +66,18 @@ pub fn render(report: &Report) -> String {
             max,
         ]);
     }
-    format!("{}\n{}\n{}", head(report), table.render(), tally.render())
+    format!("{}\n{}\n{}{}", head(report), table.render(), beside(report), tally.render())
+}
+
+/// One line for each situation without rows, and for each note.
+fn beside(report: &Report) -> String {
+    let line = |missing: &Missing| {
+        let style = if missing.failed { BAD } else { WARN };
+        let Missing { situation, reason, .. } = missing;
+        format!("{} {situation}: {reason}\n", styled(style, "not measured:"))
+    };
+    let notes = report.notes.iter().map(|note| format!("{} {note}\n", styled(WARN, "note:")));
+    report.missing.iter().map(line).chain(notes).collect()
 }
 
 /// Rows with a goal, by verdict.
@@ -208,5 +219,19 @@ mod tests {
         assert_eq!(end(&[130.0; 6])[1], "0 rows hold, 0 unclear, 1 short");
         let unclear = [110.0, 130.0, 111.0, 131.0, 112.0, 132.0];
         assert_eq!(end(&unclear)[0], "unclear, run more rounds: busy/48 p50");
+    }
+
+    #[test]
+    fn what_is_missing_is_told() {
+        let missing = |situation: &str, failed| Missing {
+            situation: situation.to_owned(),
+            reason: "why".to_owned(),
+            failed,
+        };
+        let missing = vec![missing("gap/1ms", true), missing("beside/10000", false)];
+        let text = plain(&Report { missing, notes: vec!["odd".to_owned()], ..synthetic::report() });
+        assert!(text.contains(
+            "\nnot measured: gap/1ms: why\nnot measured: beside/10000: why\nnote: odd\n"
+        ));
     }
 }

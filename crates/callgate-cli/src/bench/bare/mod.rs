@@ -19,9 +19,11 @@ pub mod line;
 pub mod ring;
 
 use std::io::{self, BufReader, PipeReader, PipeWriter};
+use std::time::Duration;
 
 use super::process::Partner;
 use super::sample::{Pace, Sample, Trip, repeat};
+use super::watch::await_input;
 use crate::worker::{read_line, write_line};
 
 /// A forked client: measures a round for each pace that it is told. Dropping it kills it.
@@ -82,11 +84,12 @@ impl Actor {
         write_line(&mut self.orders, pace)
     }
 
-    /// Waits for what it has measured.
+    /// Waits for what it has measured with the help of `server`.
     ///
     /// # Errors
-    /// What went wrong there.
-    pub fn hear(&mut self) -> io::Result<Sample> {
+    /// What went wrong there; also when the server has ended, or after `patience`.
+    pub fn hear(&mut self, patience: Duration, server: Option<&Partner>) -> io::Result<Sample> {
+        await_input(&self.results, patience, server)?;
         let measured: Option<Result<Sample, String>> = read_line(&mut self.results)?;
         let measured = measured.ok_or_else(|| io::Error::other("a forked client ended early"))?;
         measured.map_err(io::Error::other)

@@ -44,7 +44,7 @@ pub struct FreshArgs {
 /// When the server can't be reached.
 pub fn call(args: &ClientArgs) -> Result<(), Failure> {
     let client = Client::connect(&args.name)?;
-    report(&Ready { connections: 1 })?;
+    report(&Ready::with(1))?;
     let mut input = io::stdin().lock();
     while let Some(order) = read_line::<Order>(&mut input).doing("standard input")? {
         let measured: Measured =
@@ -93,27 +93,32 @@ fn from_threads(client: &Client, threads: usize, pace: Pace) -> io::Result<Sampl
 /// When the server can't be reached.
 pub fn idle(args: &IdlersArgs) -> Result<(), Failure> {
     let mut clients = Vec::new();
-    report(&Ready { connections: 0 })?;
+    report(&Ready::with(0))?;
     let mut input = io::stdin().lock();
     while let Some(wanted) = read_line::<usize>(&mut input).doing("standard input")? {
         clients.truncate(wanted);
+        let mut ready = Ready::with(wanted as u64);
         while clients.len() < wanted {
-            let client = connect(&args.name)?;
+            let client = connect(&args.name, &mut ready)?;
             // A call each, so that both sides have set up all that a connection has in use.
             client.call_with(CallOptions::new().method(METHOD_NOTHING), &[])?;
             clients.push(client);
         }
-        report(&Ready { connections: clients.len() as u64 })?;
+        report(&ready)?;
     }
     Ok(())
 }
 
-/// Connects, and tries again where the server was too busy with the thousands before.
-fn connect(name: &str) -> Result<Client, CallError> {
+/// Connects; where the server refuses, counts that and tries again.
+fn connect(name: &str, ready: &mut Ready) -> Result<Client, CallError> {
     let mut tries = 0;
     loop {
         match Client::connect(name) {
-            Err(CallError::Refused { .. }) if tries < TRIES_MAX => tries += 1,
+            Err(CallError::Refused { reason, .. }) if tries < TRIES_MAX => {
+                tries += 1;
+                ready.refused += 1;
+                ready.reason = Some(reason);
+            }
             ended => return ended,
         }
     }

@@ -16,6 +16,19 @@ use super::sample::{Pace, Sample};
 pub struct Ready {
     /// Connections it holds.
     pub connections: u64,
+    /// Connects that the server refused since the last time, and that were tried again.
+    #[serde(default)]
+    pub refused: u64,
+    /// What the server said to the last of them.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+impl Ready {
+    /// Nothing was refused.
+    pub fn with(connections: u64) -> Ready {
+        Ready { connections, refused: 0, reason: None }
+    }
 }
 
 /// What a client is to measure.

@@ -26,7 +26,7 @@ pub fn serve(args: &ServerArgs) -> Result<(), Failure> {
         // The caller sees what went wrong, or is gone.
         let _ = answer(call);
     })?;
-    report(&Ready { connections: 0 })?;
+    report(&Ready::with(0))?;
     let mut input = io::stdin().lock();
     while read_line::<()>(&mut input).doing("standard input")?.is_some() {}
     drop(server);
