@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::Home;
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Ended, Home};
 use serde_json::Value;
 
 /// Situations that take a part each of what measures: pairs, crowds, connecting, flight.
@@ -78,5 +81,47 @@ fn idle_clients_are_measured() {
     assert_eq!(report["clients"], 5);
     assert!(report["server"]["threads"].as_u64().unwrap() > 0);
     assert!(report["descriptors_per_client"].as_f64().unwrap() >= 1.0);
+    assert_eq!(home.endpoint_files(), [""; 0]);
+}
+
+/// The processes that `parent` has forked: they have its command line.
+fn forked(parent: u32) -> Vec<u32> {
+    let read = |pid: u32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let children = read(parent, &format!("task/{parent}/children")).unwrap_or_default();
+    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+    let own = read(parent, "cmdline").unwrap_or_default();
+    children.filter(|child| read(*child, "cmdline").is_ok_and(|line| line == own)).collect()
+}
+
+#[test]
+fn a_killed_server_fails_its_situation_and_no_other() {
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        // Lines that two processes poll are not measured then.
+        return;
+    }
+    let home = Home::new();
+    let args = ["bench", "--quick", "--json", "--rounds=1", "--time=200ms"];
+    let chosen = ["--only=busy/32/pinned", "--only=connect/echo"];
+    let mut bench = home.callgate(args.iter().chain(&chosen)).spawn().unwrap();
+    // Five lines, of which each has a server, forked first, and a client.
+    let line_server = loop {
+        if let forked = forked(bench.id())
+            && forked.len() == 10
+        {
+            break forked[0];
+        }
+        assert!(bench.try_wait().unwrap().is_none(), "ended early");
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let killed = Command::new("kill").args(["-KILL", &line_server.to_string()]).status().unwrap();
+    assert!(killed.success());
+    let ended = Ended(bench.wait_with_output().unwrap()).expect(70);
+    let err = ended.err();
+    let reason = "line, 0 pauses: a forked client: the process at the other end has ended";
+    assert!(err.contains(&format!("busy/32/pinned is not measured: {reason}")), "{err}");
+    assert!(err.ends_with("could not be measured: busy/32/pinned\n"), "{err}");
+    let report = ended.json();
+    assert_eq!(report["missing"][0]["reason"], reason);
+    assert_eq!(report["rows"][0]["situation"], "connect/echo");
     assert_eq!(home.endpoint_files(), [""; 0]);
 }

@@ -24,8 +24,12 @@ pub fn working(beat: Beat) -> String {
 }
 
 /// The computed limit: in each round the handler's time, as measured in it, and the trip of that
-/// line without a handler whose median over all rounds is the lowest. None without such lines.
+/// line without a handler whose median over all rounds is the lowest. None where no handler's
+/// time was measured.
 pub fn computed(sides: &[Measured], handler_ns: &[f64]) -> Option<Measured> {
+    if handler_ns.is_empty() {
+        return None;
+    }
     let median = |side: &Measured| median(&side.rounds.iter().map(Round::p50).collect::<Vec<_>>());
     let lines = sides.iter().filter(|side| side.name.starts_with("line"));
     let best = lines.min_by(|one, other| median(one).total_cmp(&median(other)))?;
@@ -51,6 +55,7 @@ mod tests {
             side("line, fence", 100.0),
         ];
         sides.push(side("working line, fence", 10.0));
+        assert!(super::computed(&sides, &[]).is_none());
         let computed = computed(&sides, &[1_000.0, 2_000.0]).unwrap();
         assert_eq!(computed.name, COMPUTED);
         let values: Vec<u64> =
