@@ -47,14 +47,10 @@ pub fn run(args: &PlotArgs) -> Result<(), Failure> {
 /// All charts of a report, with the names of their files.
 fn charts(report: &Report) -> Vec<(String, Chart)> {
     let mut charts: Vec<(String, Chart)> = Vec::new();
-    for row in report.rows.iter().filter(|row| !row.callgate.percentiles.is_empty()) {
+    for row in fullest(report) {
         let safe = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
         let plain = row.situation.replace(|letter| !safe(letter), "-");
-        let name = format!("latency-{plain}.svg");
-        // All figures of a situation come from the same calls.
-        if charts.iter().all(|(other, _)| *other != name) {
-            charts.extend(latency(row).map(|chart| (name, chart)));
-        }
+        charts.extend(latency(row).map(|chart| (format!("latency-{plain}.svg"), chart)));
     }
     let curves = curves(report);
     if !curves.is_empty() {
@@ -62,6 +58,20 @@ fn charts(report: &Report) -> Vec<(String, Chart)> {
         charts.push(("size-ratio.svg".to_owned(), ratios(&curves)));
     }
     charts
+}
+
+/// The row of each situation that has most to draw; all figures of one come from the same calls.
+fn fullest(report: &Report) -> Vec<&Row> {
+    let drawn = |row: &Row| row.limits.iter().filter(|one| !one.percentiles.is_empty()).count();
+    let mut fullest: Vec<&Row> = Vec::new();
+    for row in report.rows.iter().filter(|row| !row.callgate.percentiles.is_empty()) {
+        match fullest.iter_mut().find(|other| other.situation == row.situation) {
+            Some(other) if drawn(other) < drawn(row) => *other = row,
+            Some(_) => {}
+            None => fullest.push(row),
+        }
+    }
+    fullest
 }
 
 /// Percentiles of callgate and of each limit; none where all times are zero.
@@ -137,7 +147,6 @@ fn logs(points: impl IntoIterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
 struct Curve {
     /// `in place`, `copied`.
     kind: String,
-    limit: String,
     points: Vec<Size>,
 }
 
@@ -171,10 +180,7 @@ fn curves(report: &Report) -> Vec<Curve> {
         let kind = kind.replace('-', " ");
         match curves.iter_mut().find(|curve| curve.kind == kind) {
             Some(curve) => curve.points.push(point),
-            None => {
-                let limit = judged.best.map_or("limit", |(limit, _)| &limit.name).to_owned();
-                curves.push(Curve { kind, limit, points: vec![point] });
-            }
+            None => curves.push(Curve { kind, points: vec![point] }),
         }
     }
     curves.iter_mut().for_each(|curve| curve.points.sort_by_key(|point| point.bytes));
@@ -197,7 +203,7 @@ fn sizes(curves: &[Curve]) -> Chart {
             let limits = limits.filter_map(|size| Some((log2(size.bytes), size.limit?))).collect();
             [
                 line(format!("callgate, {}", curve.kind), own, true),
-                line(format!("{}, {}", curve.limit, curve.kind), limits, false),
+                line(format!("best limit, {}", curve.kind), limits, false),
             ]
         })
         .filter(|line| !line.points.is_empty())
@@ -317,6 +323,23 @@ mod tests {
     }
 
     #[test]
+    fn the_row_with_most_limits_is_drawn() {
+        let own = synthetic::latency("callgate", 100.0, 1.0, 1);
+        let line = synthetic::latency("line", 90.0, 1.0, 2);
+        let with = |figure: &str, limits| Row {
+            callgate: own.clone(),
+            ..row("handler/1us", figure, &[100.0; 5], limits, None)
+        };
+        let rows =
+            vec![with("p50", vec![series("computed", &[99.0; 5])]), with("p50, too", vec![line])];
+        let report = Report { rows, ..synthetic::report() };
+        assert_eq!(
+            fullest(&report).iter().map(|row| &row.figure).collect::<Vec<_>>(),
+            ["p50, too"]
+        );
+    }
+
+    #[test]
     fn the_scale_gives_each_nine_the_same_room() {
         for (percentile, place) in [(0.0, 0.0), (90.0, 1.0), (99.0, 2.0), (99.99, 4.0)] {
             assert!((nines(percentile) - place).abs() < 1e-9);
@@ -330,7 +353,7 @@ mod tests {
         let rows = rows.map(|name| row(name, "p50", &[110.0; 5], limits(), None)).to_vec();
         let curves = curves(&Report { rows, ..synthetic::report() });
         assert_eq!(curves.len(), 1);
-        assert_eq!((curves[0].kind.as_str(), curves[0].limit.as_str()), ("in place", "fast"));
+        assert_eq!(curves[0].kind, "in place");
         let sizes: Vec<u64> = curves[0].points.iter().map(|size| size.bytes).collect();
         assert_eq!(sizes, [256, 4096]);
         assert_eq!(curves[0].points[0].limit, Some(100.0));

@@ -15,7 +15,7 @@ pub struct Report {
     pub callgate: String,
     /// Where it ran.
     pub machine: Machine,
-    /// Seed of the order of rows and rounds.
+    /// Seed of the order of situations.
     pub seed: u64,
     /// Whether it was a quick run.
     pub quick: bool,

@@ -56,11 +56,14 @@ fn series(side: &Measured, figure: Figure) -> Series {
         // All histograms here have the same bounds.
         let _ = all.add(&round.times);
     }
-    let latency = matches!(figure, Figure::P50 | Figure::P99 | Figure::P999 | Figure::Max);
+    let latency = matches!(
+        figure,
+        Figure::P50 | Figure::P50BesideLine | Figure::P99 | Figure::P999 | Figure::Max
+    );
     if latency && all.len() > side.rounds.len() as u64 {
         series.max_ns = Some(all.max() as f64);
-        // Once for each situation is enough.
-        if figure == Figure::P50 {
+        // Once for each situation and kind of limits is enough.
+        if matches!(figure, Figure::P50 | Figure::P50BesideLine) {
             series.percentiles = percentiles(&all);
         }
     }
