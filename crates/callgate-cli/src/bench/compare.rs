@@ -35,7 +35,7 @@ struct Comparison {
     /// Why the two may not be comparable.
     warnings: Vec<String>,
     rows: Vec<Change>,
-    /// Rows that the other file lacks.
+    /// Rows that the other file lacks; the situation alone, where it lacks all of it.
     only_old: Vec<String>,
     only_new: Vec<String>,
 }
@@ -97,7 +97,7 @@ fn compare(old: &Report, new: &Report) -> Comparison {
     };
     for row in &old.rows {
         match find(new, row) {
-            None => comparison.only_old.push(name(row)),
+            None => note(&mut comparison.only_old, row, new),
             Some(other) if other.unit != row.unit => {
                 let (name, was, is) = (name(row), &row.unit, &other.unit);
                 comparison.warnings.push(format!("{name}: left out, its unit was {was}, is {is}"));
@@ -105,9 +105,19 @@ fn compare(old: &Report, new: &Report) -> Comparison {
             Some(other) => comparison.rows.push(Change::of(row, &other)),
         }
     }
-    let fresh = new.rows.iter().filter(|row| find(old, row).is_none());
-    comparison.only_new.extend(fresh.map(name));
+    for row in new.rows.iter().filter(|row| find(old, row).is_none()) {
+        note(&mut comparison.only_new, row, old);
+    }
     comparison
+}
+
+/// Notes a row that `other` lacks.
+fn note(only: &mut Vec<String>, row: &Row, other: &Report) {
+    let known = other.rows.iter().any(|one| one.situation == row.situation);
+    let what = if known { name(row) } else { row.situation.clone() };
+    if !only.contains(&what) {
+        only.push(what);
+    }
 }
 
 /// Finds why two runs may differ for other reasons than callgate.
@@ -247,7 +257,7 @@ mod tests {
         assert!(comparison.warnings.is_empty());
         assert_eq!(comparison.rows.len(), synthetic::report().rows.len() - 2);
         let text = anstream::adapter::strip_str(&comparison.render()).to_string();
-        assert!(text.contains("only before: idle/10000 memory\n"), "{text}");
+        assert!(text.contains("only before: idle/10000\n"), "{text}");
         assert!(text.contains("only after: busy/32/pinned p50\n"), "{text}");
         assert!(text.contains(" 0 better, 0 worse;"), "{text}");
     }

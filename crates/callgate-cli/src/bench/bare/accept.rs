@@ -16,10 +16,13 @@ pub const BYTES: usize = 32;
 pub struct Address(PathBuf);
 
 impl Address {
-    /// Chooses a path that no other process uses, since it holds our process id.
+    /// Chooses a path that no other process uses, since it holds our process id. An earlier process
+    /// of that id may have been killed and have left its file there.
     pub fn new() -> Address {
         let name = format!("callgate-bench-{}.sock", std::process::id());
-        Address(std::env::temp_dir().join(name))
+        let path = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_file(&path);
+        Address(path)
     }
 
     /// The path.
