@@ -33,12 +33,29 @@ pub const WAKE_NS: u64 = 50_000;
 /// How long [`Policy::LowestLatency`] spins, in nanoseconds.
 pub const LATENCY_SPIN_NS: u64 = 2_000_000;
 
-/// A yield longer than this in nanoseconds met a stranger.
-pub const YIELD_SLOW_NS: u64 = 200_000;
+/// Calls in a row in a crowd of `active` clients, after which a client gives way, and the worker.
+///
+/// More of them cost fewer switches; fewer of them are fairer to the clients on the worker's CPU, of which each gets one
+/// call for a turn of the worker's.
+#[must_use]
+pub fn calls_per_turn(active: usize) -> u32 {
+    (2 * active as u32).clamp(4, 48)
+}
+
+/// A yield longer than this in nanoseconds met a stranger, where `active` clients take turns: each may have one, and a
+/// stranger's time slice is some milliseconds.
+#[must_use]
+pub fn slow_yield_ns(active: usize) -> u64 {
+    (200_000 + 16_000 * active as u64).min(2_000_000)
+}
 
 /// A yield shorter than this in nanoseconds met nobody: no other thread wanted the CPU.
 pub const YIELD_ALONE_NS: u64 = 600;
 
+/// What a slow yield counts, in quick ones.
+const BAN_SLOW: u32 = 32;
+/// From this count on yielding is banned.
+const BAN_SCORE: u32 = 96;
 const BAN_FIRST_NS: u64 = 10_000_000;
 const BAN_MAX_NS: u64 = 10_000_000_000;
 const LONG_PROBE_EVERY: u32 = 16;
@@ -106,10 +123,14 @@ impl YieldHabit {
 }
 
 /// Keeps off yielding for a growing while after yields that were slow. Accesses are Relaxed: these are estimates.
+///
+/// One slow yield proves nothing: in a crowd a thread may just have begun its time slice. Slow ones in a row, or with few
+/// quick ones between, mean that strangers want the CPU.
 #[derive(Default)]
 pub struct YieldBan {
     until_ns: AtomicU64,
     length_ns: AtomicU64,
+    score: AtomicU32,
 }
 
 /// What a caller sees around itself.
@@ -153,16 +174,34 @@ impl CallerPace {
         }
     }
 
-    /// Whether to give the CPU away before looking: the server, or other clients, wait for it.
+    /// Whether to give the CPU away before looking: the server, or other clients, wait for it. `cpu` tells where the caller
+    /// runs; it is asked in a crowd only.
     #[inline]
     #[must_use]
-    pub fn yields_first(&self) -> bool {
-        self.crowded.load(Ordering::Relaxed) != 0
-            || u32::from(YieldHabit::FIRST) <= self.habit.load(Ordering::Relaxed)
+    pub fn yields_first(&self, cpu: impl FnOnce() -> u32) -> bool {
+        let crowded = self.crowded.load(Ordering::Relaxed);
+        if crowded == 0 {
+            return u32::from(YieldHabit::FIRST) <= self.habit.load(Ordering::Relaxed);
+        }
+        // In a crowd a call in so many gives way, even if the server is quick: who never yields among those who do keeps
+        // the CPU for a whole time slice.
+        self.crowded.store(crowded.wrapping_add(1).max(1), Ordering::Relaxed);
+        let hints = self.hints.load(Ordering::Relaxed);
+        crowded.is_multiple_of(calls_per_turn((hints & 0xffff) as usize))
+            || (hints >> 32) as u32 == cpu().wrapping_add(1)
     }
 
-    /// Learns from a yield; see [`YieldHabit::yielded`].
-    pub fn yielded(&self, took_ns: u64, found: bool) {
+    fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed) != 0
+    }
+
+    /// Learns from a yield; see [`YieldHabit::yielded`] and [`YieldBan::yielded`].
+    pub fn yielded(&self, took_ns: u64, now_ns: u64, found: bool) {
+        let active = (self.hints.load(Ordering::Relaxed) & 0xffff) as usize;
+        self.ban.yielded(took_ns, now_ns, active);
+        if self.is_crowded() {
+            return; // others' turns say nothing about where the server runs
+        }
         let old = YieldHabit { score: self.habit.load(Ordering::Relaxed) as u8 };
         let new = old.yielded(took_ns, found);
         if new != old {
@@ -180,7 +219,11 @@ impl CallerPace {
         }
         let hints = self.hints.load(Ordering::Relaxed);
         let cpu = (hints >> 32) as u32;
-        if self.yields_first() || around.cpus == 1 || cpu == around.cpu.wrapping_add(1) {
+        if self.is_crowded()
+            || u32::from(YieldHabit::FIRST) <= self.habit.load(Ordering::Relaxed)
+            || around.cpus == 1
+            || cpu == around.cpu.wrapping_add(1)
+        {
             return if around.never_yield || self.ban.holds(around.now_ns) {
                 Plan::Sleep
             } else {
@@ -196,7 +239,8 @@ impl CallerPace {
                 Plan::Sleep
             };
         }
-        Plan::Spin((2 * answer_ns + 5_000).min(WAKE_NS))
+        // Half a wake-up at the least: less would never find out that answers take that long.
+        Plan::Spin((2 * answer_ns).clamp(WAKE_NS / 2, WAKE_NS))
     }
 
     /// Learns from an answer that came while the caller was looking, or from how long a failed look and a sleep took.
@@ -212,14 +256,18 @@ impl CallerPace {
         let hints = u64::from(head.active) | (head.cpu.map_or(0, |cpu| u64::from(cpu) + 1) << 32);
         if self.hints.load(Ordering::Relaxed) != hints {
             self.hints.store(hints, Ordering::Relaxed);
-            self.crowded.store(u32::from(u32::from(head.active) > cpus), Ordering::Relaxed);
+            // One more thread than there are clients: the server's.
+            let crowded = u32::from(head.active) >= cpus.max(2);
+            if crowded != self.is_crowded() {
+                self.crowded.store(crowded.into(), Ordering::Relaxed);
+            }
         }
     }
 
-    /// What these callers know of slow yields.
+    /// Whether yielding is banned now.
     #[must_use]
-    pub fn ban(&self) -> &YieldBan {
-        &self.ban
+    pub fn is_yielding_banned(&self, now_ns: u64) -> bool {
+        self.ban.holds(now_ns)
     }
 }
 
@@ -230,16 +278,29 @@ impl YieldBan {
         now_ns < self.until_ns.load(Ordering::Relaxed)
     }
 
-    /// Learns how long a yield took.
-    pub fn yielded(&self, took_ns: u64, now_ns: u64) {
-        let length = self.length_ns.load(Ordering::Relaxed);
-        if took_ns > YIELD_SLOW_NS {
-            let length = (length * 2).clamp(BAN_FIRST_NS, BAN_MAX_NS);
-            self.length_ns.store(length, Ordering::Relaxed);
-            self.until_ns.store(now_ns + length, Ordering::Relaxed);
-        } else if length > 0 && now_ns > self.until_ns.load(Ordering::Relaxed) + 8 * length {
-            self.length_ns.store(0, Ordering::Relaxed);
+    /// Learns how long a yield took, where `active` clients take turns.
+    pub fn yielded(&self, took_ns: u64, now_ns: u64, active: usize) {
+        let score = self.score.load(Ordering::Relaxed);
+        if took_ns <= slow_yield_ns(active) {
+            if score > 0 {
+                self.score.store(score - 1, Ordering::Relaxed);
+                if score == 1 {
+                    self.length_ns.store(0, Ordering::Relaxed);
+                }
+            }
+            return;
         }
+        let score = score + BAN_SLOW;
+        if score < BAN_SCORE {
+            self.score.store(score, Ordering::Relaxed);
+            return;
+        }
+        // The next slow yield after the ban bans again.
+        self.score.store(BAN_SCORE - 1, Ordering::Relaxed);
+        let length = self.length_ns.load(Ordering::Relaxed);
+        let length = (length * 2).clamp(BAN_FIRST_NS, BAN_MAX_NS);
+        self.length_ns.store(length, Ordering::Relaxed);
+        self.until_ns.store(now_ns + length, Ordering::Relaxed);
     }
 }
 
@@ -353,6 +414,8 @@ mod tests {
     const AROUND: Surroundings =
         Surroundings { now_ns: 1_000_000, cpu: 0, cpus: 2, never_yield: false };
 
+    const SLOW: u64 = 3_000_000;
+
     fn seen(active: u16, cpu: u32) -> CallerPace {
         let pace = CallerPace::default();
         pace.note(&ReplyHead { failure: false, active, cpu: Some(cpu) }, AROUND.cpus);
@@ -372,7 +435,7 @@ mod tests {
     fn quick_answers_are_spun_for_and_slow_ones_slept_for() {
         let pace = seen(1, 1);
         pace.answered(2_000);
-        assert!(matches!(pace.plan(Policy::Balanced, AROUND), Plan::Spin(ns) if ns < 10_000));
+        assert_eq!(pace.plan(Policy::Balanced, AROUND), Plan::Spin(WAKE_NS / 2));
         for _ in 0..50 {
             pace.answered(1_000_000);
         }
@@ -395,29 +458,41 @@ mod tests {
     #[test]
     fn slow_yields_are_banned_for_a_growing_while() {
         let pace = seen(5, 1);
-        pace.ban().yielded(YIELD_SLOW_NS + 1, AROUND.now_ns);
+        for _ in 0..2 {
+            pace.yielded(SLOW, AROUND.now_ns, false);
+            assert!(matches!(pace.plan(Policy::Balanced, AROUND), Plan::Yield(_)), "not yet");
+        }
+        pace.yielded(SLOW, AROUND.now_ns, false);
         assert_eq!(pace.plan(Policy::Balanced, AROUND), Plan::Sleep);
         let later = Surroundings { now_ns: AROUND.now_ns + BAN_FIRST_NS, ..AROUND };
         assert!(matches!(pace.plan(Policy::Balanced, later), Plan::Yield(_)));
-        pace.ban().yielded(YIELD_SLOW_NS + 1, later.now_ns);
+        pace.yielded(SLOW, later.now_ns, false);
         let again = Surroundings { now_ns: later.now_ns + BAN_FIRST_NS, ..AROUND };
         assert_eq!(pace.plan(Policy::Balanced, again), Plan::Sleep, "the second ban is longer");
+        let over = Surroundings { now_ns: later.now_ns + 2 * BAN_FIRST_NS, ..AROUND };
+        for _ in 0..BAN_SCORE {
+            pace.yielded(1_000, over.now_ns, false);
+        }
+        pace.yielded(SLOW, over.now_ns, false);
+        assert!(matches!(pace.plan(Policy::Balanced, over), Plan::Yield(_)), "all is forgotten");
     }
 
     #[test]
     fn a_shared_cpu_is_yielded_at_once_and_a_free_one_is_not() {
         let pace = seen(1, 0);
-        assert!(!pace.yields_first(), "not before it was tried");
+        assert!(!pace.yields_first(|| 0), "not before it was tried");
         for _ in 0..2 {
-            pace.yielded(1_500, true);
+            pace.yielded(1_500, 0, true);
         }
-        assert!(pace.yields_first());
+        assert!(pace.yields_first(|| 0));
         for _ in 0..4 {
-            pace.yielded(250, false);
+            pace.yielded(250, 0, false);
         }
-        assert!(!pace.yields_first(), "nobody else wants this CPU");
-        assert!(seen(5, 1).yields_first(), "a crowd");
-        assert!(!seen(2, 1).yields_first(), "a CPU for each");
+        assert!(!pace.yields_first(|| 0), "nobody else wants this CPU");
+        let crowd = seen(5, 1);
+        let ways = (0..10 * calls_per_turn(5)).filter(|_| crowd.yields_first(|| 3)).count();
+        assert_eq!(ways, 10, "each in its turn");
+        assert!(!seen(1, 1).yields_first(|| 0), "a CPU for each");
     }
 
     #[test]

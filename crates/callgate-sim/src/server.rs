@@ -31,8 +31,8 @@ impl Handler for Answers {
         match request.kind {
             Kind::Later => {
                 let deferred = call.defer();
-                self.later.waiting.lock().expect("never poisoned").0.push_back((request, deferred));
-                self.later.more.notify_one();
+                self.later.waiting.lock().0.push_back((request, deferred));
+                self.later.more.notify_all();
             }
             Kind::Now => check(call.reply(&request.reply())),
             Kind::InPlace => in_place(&request, call),
@@ -68,7 +68,7 @@ fn check(answered: Result<(), ReplyError>) {
 impl Later {
     /// Answers calls until it is told to end, in any order.
     fn run(&self) {
-        let mut waiting = self.waiting.lock().expect("never poisoned");
+        let mut waiting = self.waiting.lock();
         loop {
             let count = waiting.0.len() as u64;
             if count > 0 {
@@ -80,11 +80,11 @@ impl Later {
                     let _ = call.is_cancelled();
                 }
                 check(call.reply(&request.reply()));
-                waiting = self.waiting.lock().expect("never poisoned");
+                waiting = self.waiting.lock();
             } else if waiting.1 {
                 return;
             } else {
-                waiting = self.more.wait(waiting).expect("never poisoned");
+                waiting = self.more.wait_timeout(waiting, Duration::from_secs(3_600));
             }
         }
     }
@@ -123,7 +123,7 @@ impl Running {
     /// Stops, and waits for every thread.
     pub(crate) fn end(self) {
         drop(self.server);
-        self.later.waiting.lock().expect("never poisoned").1 = true;
+        self.later.waiting.lock().1 = true;
         self.later.more.notify_all();
         for thread in self.threads {
             let _ = thread.join();

@@ -50,7 +50,9 @@ impl Wait<'_> {
     /// Blocks until there is a reply, the deadline has passed, or the connection has ended.
     #[inline]
     pub(crate) fn run(&self) -> Result<Ended, Violation> {
-        if self.pace.looks_first(self.policy, self.rang) && !self.pace.yields_first() {
+        if self.pace.looks_first(self.policy, self.rang)
+            && !self.pace.yields_first(process::current_cpu)
+        {
             let gap = self.pace.gap();
             process::pause(gap.pauses());
             for look in 0..FIRST_LOOKS {
@@ -81,8 +83,8 @@ impl Wait<'_> {
         }
         let ended = self.sleep()?;
         if matches!(ended, Ended::Reply { .. }) {
-            let slept = clock::now_ns() - began_ns;
-            self.pace.answered(slept.saturating_sub(callgate_proto::pace::WAKE_NS));
+            // Some of it was the wake-up.
+            self.pace.answered((clock::now_ns() - began_ns) / 4 * 3);
         }
         Ok(ended)
     }
@@ -100,12 +102,11 @@ impl Wait<'_> {
                 process::yield_now();
                 let before_ns = std::mem::replace(&mut now_ns, clock::now_ns());
                 let found = self.cell.has_reply(self.turn)?;
-                self.pace.yielded(now_ns - before_ns, found);
-                self.pace.ban().yielded(now_ns - before_ns, now_ns);
+                self.pace.yielded(now_ns - before_ns, now_ns, found);
                 if found {
                     return Ok(true);
                 }
-                if self.pace.ban().holds(now_ns) {
+                if self.pace.is_yielding_banned(now_ns) {
                     break;
                 }
                 pause_between_looks();

@@ -67,6 +67,8 @@ pub(super) struct Worker<H> {
     handling: Option<u32>,
     gap: Gap,
     habit: YieldHabit,
+    /// Calls taken when it last gave way in a crowd.
+    gave_way: u64,
     /// When the last sleep ended, while no call was taken since.
     woken_ns: Option<u64>,
     /// The count of the desk's bell that was answered.
@@ -98,6 +100,7 @@ impl<H: Handler> Worker<H> {
             handling: None,
             gap: Gap::default(),
             habit: YieldHabit::default(),
+            gave_way: 0,
             woken_ns: None,
             bell_seen: 0,
             watched: false,

@@ -110,7 +110,7 @@ fn it_lies_about_what_it_took() {
             (0u32, Started::NotStarted),
             (1, Started::MayHaveRun),
             (2, Started::MayHaveRun),
-            (1 << 27, Started::MayHaveRun),
+            (1 << 25, Started::MayHaveRun),
             (0x03ff_ffff, Started::NotStarted),
             (1 << 26, Started::NotStarted),
             (u32::MAX, Started::NotStarted),

@@ -7,7 +7,10 @@
 //!   in whose poller ours is a member; it rings the desk's bell.
 //! * else *in its poller*, and clients ring over their sockets.
 
+use std::sync::atomic::Ordering;
+
 use callgate_proto::cell::Doorbell;
+use callgate_proto::pace::calls_per_turn;
 use callgate_sys::futex::{self, Waited, Word};
 use callgate_sys::{clock, process};
 
@@ -19,6 +22,8 @@ use crate::wait::{cpus, pause_between_looks};
 const FIRST_PASSES: u32 = 24;
 /// Passes without a call between two readings of the clock, and two yields.
 const PASSES_PER_CLOCK: u32 = 16;
+/// Passes without a call between two yields in a crowd.
+const CROWD_PASSES: u32 = 8;
 /// How often a busy worker looks at its poller, in nanoseconds.
 const LOOK_NS: u64 = 20_000;
 /// Most clients on whose words a worker sleeps.
@@ -47,7 +52,10 @@ impl<H: Handler> Worker<H> {
             return;
         }
         rest.passes += 1;
-        let yields = self.habit.yields_first();
+        let yields = match self.is_crowded() {
+            true => rest.passes.is_multiple_of(CROWD_PASSES),
+            false => self.habit.yields_first(),
+        };
         if rest.passes < FIRST_PASSES && !yields {
             return pause_between_looks();
         }
@@ -81,7 +89,9 @@ impl<H: Handler> Worker<H> {
 
     /// A pass had calls: learns from what came before it.
     pub(super) fn worked(&mut self, rest: &Rest) {
-        if let Some(took_ns) = rest.yielded_ns {
+        if self.is_crowded() {
+            // Whose turn it was says nothing about where a client runs.
+        } else if let Some(took_ns) = rest.yielded_ns {
             self.habit = self.habit.yielded(took_ns, true);
         } else if rest.passes > 0 {
             self.habit = self.habit.looked();
@@ -96,16 +106,24 @@ impl<H: Handler> Worker<H> {
         if now_ns.saturating_sub(self.looked_ns) > LOOK_NS {
             self.look(now_ns);
         }
-        if self.active.len() > cpus() as usize {
-            // A crowd: its clients yield to each other and to us. Who never yields among those who do keeps the CPU for a
-            // whole time slice.
-            self.give_way(now_ns);
+        if self.is_crowded() {
+            // A crowd: its clients yield to each other and to us; see `CallerPace::yields_first`.
+            let calls = self.desk().calls.load(Ordering::Relaxed);
+            if calls.wrapping_sub(self.gave_way) >= calls_per_turn(self.active.len()).into() {
+                self.gave_way = calls;
+                self.give_way(now_ns);
+            }
         } else if self.active.len() == 1
             && !self.habit.yields_first()
             && !self.pace.sleeps_at_once(self.shared.wait)
         {
             process::pause(self.gap.pauses());
         }
+    }
+
+    /// Whether there are more threads than CPUs: the clients, and this one.
+    fn is_crowded(&self) -> bool {
+        self.active.len() >= cpus().max(2) as usize
     }
 
     /// Lets others have the CPU, unless that was found to take too long. Returns how long it took.
@@ -115,7 +133,7 @@ impl<H: Handler> Worker<H> {
         }
         process::yield_now();
         let after_ns = clock::now_ns();
-        self.ban.yielded(after_ns - now_ns, after_ns);
+        self.ban.yielded(after_ns - now_ns, after_ns, self.active.len());
         Some(after_ns - now_ns)
     }
 
