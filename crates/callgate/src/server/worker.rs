@@ -71,6 +71,8 @@ pub(super) struct Worker<H> {
     gave_way: u64,
     /// When the last sleep ended, while no call was taken since.
     woken_ns: Option<u64>,
+    /// Whether the last look at the poller found something.
+    found_events: bool,
     /// The count of the desk's bell that was answered.
     bell_seen: u32,
     /// Whether admission watches our poller while we sleep on words.
@@ -102,6 +104,7 @@ impl<H: Handler> Worker<H> {
             habit: YieldHabit::default(),
             gave_way: 0,
             woken_ns: None,
+            found_events: false,
             bell_seen: 0,
             watched: false,
         }
@@ -222,6 +225,7 @@ impl<H: Handler> Worker<H> {
             tracing::error!(%error, "a worker cannot wait");
             thread::sleep(Duration::from_millis(10));
         }
+        self.found_events = !events.is_empty();
         for event in &events {
             if event.token == WAKER_TOKEN {
                 self.desk().woken();

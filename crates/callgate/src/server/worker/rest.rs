@@ -27,6 +27,8 @@ const PASSES_PER_CLOCK: u32 = 16;
 const CROWD_PASSES: u32 = 8;
 /// How often a busy worker looks at its poller, in nanoseconds.
 const LOOK_NS: u64 = 20_000;
+/// The same when there is news: a client that rings without end must not keep the worker from the others.
+const LOOK_NEWS_NS: u64 = 5_000;
 /// The same while admission watches it, and rings.
 const LOOK_WATCHED_NS: u64 = 1_000_000;
 /// Most clients on whose words a worker sleeps.
@@ -139,14 +141,16 @@ impl<H: Handler> Worker<H> {
 
     /// Looks at the poller without waiting, and at what is due, if the bell was rung or it is time; returns whether so.
     fn look_around(&mut self, now_ns: u64) -> bool {
-        let due_ns = self.looked_ns + if self.watched { LOOK_WATCHED_NS } else { LOOK_NS };
-        if now_ns < due_ns && self.desk().bell().1 == self.bell_seen {
+        let after_ns = match self.watched {
+            _ if self.has_news() => LOOK_NEWS_NS,
+            true => LOOK_WATCHED_NS,
+            false => LOOK_NS,
+        };
+        if now_ns < self.looked_ns + after_ns {
             return false;
         }
         self.looked(now_ns);
-        if !self.answer_bell() {
-            self.wait(Some(0));
-        }
+        self.answer_bell();
         self.do_what_is_due(now_ns);
         true
     }
@@ -200,7 +204,8 @@ impl<H: Handler> Worker<H> {
     /// Sleeps on the words of the active connections. `Some(true)`: there was something to take. `Some(false)`: the
     /// system cannot do it.
     fn sleep_on_words(&mut self, due_ns: Option<u64>) -> Option<bool> {
-        if self.answer_bell() {
+        if self.has_news() {
+            self.answer_bell();
             return Some(true);
         }
         let rung = self.bell_seen;
@@ -234,18 +239,22 @@ impl<H: Handler> Worker<H> {
         let now_ns = clock::now_ns();
         self.woken_ns = Some(now_ns);
         self.looked(now_ns);
-        self.answer_bell();
+        if self.has_news() {
+            self.answer_bell();
+        }
         self.do_what_is_due(now_ns);
     }
 
-    /// Looks at the poller if the bell was rung; returns whether it was.
-    fn answer_bell(&mut self) -> bool {
-        let rung = self.desk().bell().1;
-        let news = rung != self.bell_seen;
-        if news {
-            self.bell_seen = rung;
-            self.wait(Some(0));
-        }
-        news
+    /// Whether the poller may have something: the bell was rung, or the last look found something, of which more may be
+    /// left. Admission is told of what comes anew, not of what is left.
+    fn has_news(&self) -> bool {
+        self.found_events || self.desk().bell().1 != self.bell_seen
+    }
+
+    /// Looks at the poller.
+    fn answer_bell(&mut self) {
+        // Read before looking: what comes later rings again.
+        self.bell_seen = self.desk().bell().1;
+        self.wait(Some(0));
     }
 }
