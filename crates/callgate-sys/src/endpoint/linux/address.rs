@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 
 /// The most bytes of a path that a socket address takes, the ending zero not counted.
-const ADDRESS_LEN_MAX: usize = 107;
+pub(super) const ADDRESS_LEN_MAX: usize = 107;
 
 /// A folder, held open (`O_PATH`, which holds no lock and keeps nothing alive but the folder).
 pub(super) struct Folder {

@@ -1,18 +1,19 @@
 //! The client's end: reaching a server by its path.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
 use callgate_points::at;
-use rustix::fs::{AtFlags, FileType, statat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, CWD, FileType, Stat, statat};
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, socket_with,
 };
 
-use super::address::Folder;
+use super::address::{ADDRESS_LEN_MAX, Folder};
 use crate::clock;
 use crate::endpoint::{ConnectError, NAME_LEN_MAX};
 use crate::process::TrackedFd;
@@ -45,21 +46,20 @@ pub fn connect(socket_path: &Path, deadline_ns: Option<u64>) -> Result<Socket, C
         Errno::PROTOTYPE | Errno::NOTSOCK => ConnectError::WrongKind { path: path() },
         error => ConnectError::Os { call, path: path(), source: error.into() },
     };
-    let (folder, name) = Folder::of(socket_path).map_err(|e| failed("open", e))?;
-    let address = folder.address(name).map_err(|e| failed("connect", e))?;
+    let route = Route::to(socket_path).map_err(|(call, error)| failed(call, error))?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = TrackedFd::open(|| {
         at!(
             "sys.endpoint.socket",
-            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
         )
     })
     .map_err(|e| failed("socket", e))?;
-    let deadline_ns = deadline_ns.unwrap_or_else(|| clock::deadline_ns(QUEUE_WAIT));
-    match reach(&socket, &address, deadline_ns) {
+    match reach(&socket, &route.address, deadline_ns) {
         Ok(()) => Ok(socket.into()),
         Err(Errno::CONNREFUSED) => {
             // A file that isn't a socket refuses as a dead server's does.
-            match statat(&folder.fd, name, AtFlags::empty()) {
+            match route.stat(socket_path) {
                 Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
                     Err(ConnectError::WrongKind { path: path() })
                 }
@@ -70,8 +70,45 @@ pub fn connect(socket_path: &Path, deadline_ns: Option<u64>) -> Result<Socket, C
     }
 }
 
-/// Connects, waiting at most until the deadline; the time-out stays on the socket, and means nothing there: every send is MSG_DONTWAIT.
-fn reach(socket: &TrackedFd, address: &SocketAddrUnix, deadline_ns: u64) -> Result<(), Errno> {
+/// How a socket is addressed: by its path, where that fits into an address, else in its open folder.
+struct Route<'a> {
+    address: SocketAddrUnix,
+    /// The folder and the name in it; kept open until the connection is made.
+    folder: Option<(Folder, &'a OsStr)>,
+}
+
+impl<'a> Route<'a> {
+    fn to(path: &'a Path) -> Result<Route<'a>, (&'static str, Errno)> {
+        if path.file_name().is_some() && path.as_os_str().as_bytes().len() <= ADDRESS_LEN_MAX {
+            let address = SocketAddrUnix::new(path).map_err(|e| ("connect", e))?;
+            return Ok(Route { address, folder: None });
+        }
+        let (folder, name) = Folder::of(path).map_err(|e| ("open", e))?;
+        let address = folder.address(name).map_err(|e| ("connect", e))?;
+        Ok(Route { address, folder: Some((folder, name)) })
+    }
+
+    fn stat(&self, path: &Path) -> Result<Stat, Errno> {
+        match &self.folder {
+            None => statat(CWD, path, AtFlags::empty()),
+            Some((folder, name)) => statat(&folder.fd, *name, AtFlags::empty()),
+        }
+    }
+}
+
+/// Connects at once, unless the server's queue is full: then waits at most until the deadline. The time-out stays on the
+/// socket, and means nothing there: every send is MSG_DONTWAIT.
+fn reach(
+    socket: &TrackedFd,
+    address: &SocketAddrUnix,
+    deadline_ns: Option<u64>,
+) -> Result<(), Errno> {
+    match at!("sys.endpoint.connect_now", connect_to(socket, address)) {
+        Err(Errno::AGAIN | Errno::INTR) => {}
+        result => return result,
+    }
+    at!("sys.endpoint.may_block", ioctl_fionbio(socket, false))?;
+    let deadline_ns = deadline_ns.unwrap_or_else(|| clock::deadline_ns(QUEUE_WAIT));
     loop {
         // Zero would mean no limit at all. The kernel's own clock ticks are coarser than this, and
         // it can't take u64::MAX.

@@ -54,21 +54,24 @@ impl Mapping {
         })
     }
 
-    /// Makes every page present and ours to write. For memory that nobody else has seen, since it
-    /// may write zeros.
-    fn populate(&self) -> Result<(), Errno> {
+    /// Makes every page of `fd`, which this maps, present and ours to write. For memory that nobody
+    /// else has seen, since it may write zeros. Blocks as long as the kernel zeroes memory.
+    fn populate(&self, fd: &MemFd) -> Result<(), Errno> {
         loop {
             match self.advise(Advice::LinuxPopulateWrite) {
                 Ok(()) => return Ok(()),
                 Err(Errno::INTR | Errno::AGAIN) => continue,
                 // Before Linux 5.14.
                 Err(Errno::INVAL) => break,
-                Err(error) => return Err(error),
+                // A page could not be had. Allocating them says why.
+                Err(error) => return fd.allocate(self.len).and(Err(error)),
             }
         }
+        // First: a touch of a page that the system does not have would end the process.
+        fd.allocate(self.len)?;
         for offset in (0..self.len).step_by(page_size()) {
-            // SAFETY: the offset is inside the mapping, which is writable; fallocate has reserved
-            // the page behind it.
+            // SAFETY: the offset is inside the mapping, which is writable; the page behind it
+            // is allocated.
             unsafe { self.start.add(offset).write_volatile(0) };
         }
         Ok(())
@@ -105,7 +108,7 @@ impl PayloadWriter {
     pub fn create(len: usize) -> io::Result<(PayloadWriter, MemFd)> {
         let fd = MemFd::create(len)?;
         let mapping = Mapping::new(&fd, len, ProtFlags::READ | ProtFlags::WRITE)?;
-        mapping.populate()?;
+        mapping.populate(&fd)?;
         // Last: FUTURE_WRITE forbids the writable mapping that had to be made before.
         fd.seal(PAYLOAD_SEALS)?;
         Ok((PayloadWriter(mapping), fd))
@@ -189,7 +192,7 @@ impl Control {
     pub fn create(len: usize) -> io::Result<(Control, MemFd)> {
         let fd = MemFd::create(len)?;
         let mapping = Mapping::new(&fd, len, ProtFlags::READ | ProtFlags::WRITE)?;
-        mapping.populate()?;
+        mapping.populate(&fd)?;
         fd.seal(CONTROL_SEALS)?;
         Ok((Control(mapping), fd))
     }

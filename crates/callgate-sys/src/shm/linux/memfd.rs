@@ -24,20 +24,26 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 pub struct MemFd(TrackedFd);
 
 impl MemFd {
-    /// Makes `len` bytes of zeros, every page of them allocated, none sealed. Blocks as long as the
-    /// kernel zeroes memory.
+    /// Makes `len` bytes of zeros, none of them allocated yet, none sealed.
     pub(super) fn create(len: usize) -> io::Result<MemFd> {
         let size = u64::try_from(len).ok().filter(|&size| size > 0 && i64::try_from(size).is_ok());
         let size = size.ok_or(io::ErrorKind::InvalidInput)?;
         let fd = MemFd(TrackedFd::open(open)?);
         at!("sys.shm.ftruncate", ftruncate(&fd.0, size))?;
+        Ok(fd)
+    }
+
+    /// Allocates every page. Blocks as long as the kernel zeroes memory.
+    pub(super) fn allocate(&self, len: usize) -> Result<(), Errno> {
         loop {
-            match at!("sys.shm.fallocate", fallocate(&fd.0, FallocateFlags::empty(), 0, size)) {
+            match at!(
+                "sys.shm.fallocate",
+                fallocate(&self.0, FallocateFlags::empty(), 0, len as u64)
+            ) {
                 Err(Errno::INTR) => continue,
-                result => break result?,
+                result => return result,
             }
         }
-        Ok(fd)
     }
 
     /// Sets `seals` and forbids any other.
