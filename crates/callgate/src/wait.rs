@@ -202,18 +202,31 @@ fn is_realtime() -> bool {
     now
 }
 
-/// CPUs that this process may use; asked of the system once.
+callgate_sys::process_local! {
+    static CPUS: AtomicU32 = AtomicU32::new(0);
+}
+
+/// CPUs that this process may use; quotas count once [`learn_cpus`] has run.
 pub(crate) fn cpus() -> u32 {
-    callgate_sys::process_local! {
-        static CPUS: AtomicU32 = AtomicU32::new(0);
-    }
     let known = CPUS.load(Ordering::Relaxed);
     if known != 0 {
         return known;
     }
-    let found = u32::try_from(process::cpus_usable()).unwrap_or(u32::MAX);
-    CPUS.store(found, Ordering::Relaxed);
-    found
+    let allowed = count(process::cpus_allowed());
+    // Who has learned more in the meantime is not contradicted.
+    match CPUS.compare_exchange(0, allowed, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => allowed,
+        Err(known) => known,
+    }
+}
+
+/// Finds out how many CPUs this process may use, quotas included. Reads a dozen files: not in a caller's thread.
+pub(crate) fn learn_cpus() {
+    CPUS.store(count(process::cpus_usable()), Ordering::Relaxed);
+}
+
+fn count(cpus: usize) -> u32 {
+    u32::try_from(cpus).unwrap_or(u32::MAX)
 }
 
 /// How long ago an instant of the monotonic clock was.

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-pub use cpus::cpus_usable;
+pub use cpus::{cpus_allowed, cpus_usable};
 pub use generation::{generation, is_current};
 pub use pidfd::PidFd;
 pub(crate) use tracked::TrackedFd;

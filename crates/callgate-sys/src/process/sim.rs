@@ -54,6 +54,11 @@ pub fn cpus_usable() -> usize {
     inside().world.lock().cpus as usize
 }
 
+/// Gives the number of CPUs in this thread's affinity mask.
+pub fn cpus_allowed() -> usize {
+    inside().world.lock().cpus as usize
+}
+
 /// Gives the CPU that the task runs on; it moves by chance.
 pub fn current_cpu() -> u32 {
     let mut state = inside().world.lock();

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use callgate_proto::Violation;
 use callgate_proto::layout::{CELLS_MAX, CELLS_MIN};
+use callgate_proto::pace::{Policy, YieldBan};
 use callgate_proto::wire::{Answer, Ask, Hello, MESSAGE_MAX, Reason, Status, Versions, Welcome};
+use callgate_sys::clock;
 use callgate_sys::endpoint as sys;
 use callgate_sys::process::{self, PidFd};
 use callgate_sys::shm::{Control, MemFd};
@@ -19,13 +20,15 @@ use crate::error::{CallError, Side, Started};
 use crate::options::ServerIdentity;
 use crate::region::{ControlView, control_size};
 
+/// How long a client looks for the answer before it sleeps, in nanoseconds: some times what a server needs that is awake.
+const LOOK_NS: u64 = 60_000;
 /// `ESRCH`: the server died after it was reached.
 const NO_SUCH_PROCESS: i32 = 3;
 
 /// Connects once. Blocks until the server has answered, `deadline_ns` has passed, or the server is gone.
 pub(super) fn connect(owner: &Arc<Inner>, deadline_ns: Option<u64>) -> Result<Shared, CallError> {
     let options = &owner.options;
-    let handshake_ns = callgate_sys::clock::deadline_ns(options.handshake);
+    let handshake_ns = clock::deadline_ns(options.handshake);
     let deadline_ns = Some(deadline_ns.map_or(handshake_ns, |deadline| deadline.min(handshake_ns)));
     let cells = options.in_flight.saturating_add(1);
     if !(CELLS_MIN..=CELLS_MAX).contains(&cells) {
@@ -33,24 +36,32 @@ pub(super) fn connect(owner: &Arc<Inner>, deadline_ns: Option<u64>) -> Result<Sh
         return Err(CallError::Option { option: "in_flight", given, allowed: "1 to 1023" });
     }
     let path = owner.endpoint.socket_path()?;
-    let socket = reach(&path, options.server, deadline_ns)?;
     let os = |what: &str| {
         let what = what.to_owned();
         move |source| CallError::Os { what, source }
     };
-    let server = socket.peer().map_err(os("cannot tell who serves"))?;
-    let server_process = PidFd::peer_of(&socket).map_err(|source| match source.raw_os_error() {
-        Some(NO_SUCH_PROCESS) => not_running(&path),
-        _ => os("cannot watch the server's process")(source),
-    })?;
+    let (socket, server) = reach(&path, options.server, deadline_ns)?;
+    // While the server wakes up.
     let size = control_size(cells);
     let (control, fd) = Control::create(size).map_err(os("cannot make shared memory"))?;
+    let began_ns = clock::now_ns();
     let ask = Ask::Connect { cells, control: size as u64, quota: options.bytes };
-    let welcome = match exchange(&socket, ask, Some(&fd), &path, deadline_ns)? {
+    say_hello(&socket, ask, Some(&fd), &path)?;
+    // While the server is at work. What is wrong here matters only if it welcomes us.
+    drop(fd);
+    let server_process = PidFd::peer_of(&socket);
+    let watched = super::watch::prepare();
+    let looks = options.wait != Policy::LowestCpu && !process::is_realtime();
+    let ban = watched.as_ref().ok().copied().filter(|_| looks);
+    let welcome = match hear_answer(&socket, &path, ban, began_ns, deadline_ns)? {
         Answer::Welcome(welcome) => welcome,
         answer => return Err(unexpected(answer)),
     };
-    drop(fd);
+    let server_process = server_process.map_err(|source| match source.raw_os_error() {
+        Some(NO_SUCH_PROCESS) => not_running(&path),
+        _ => os("cannot watch the server's process")(source),
+    })?;
+    watched.map_err(os("cannot watch the connection"))?;
     check_welcome(&welcome, cells)?;
     let control = ControlView::new(control, cells);
     tracing::info!(path = %path.display(), pid = server.pid, "connected to server");
@@ -69,11 +80,10 @@ pub(crate) fn status(
     deadline_ns: Option<u64>,
 ) -> Result<(Status, process::Identity), CallError> {
     let path = endpoint.socket_path()?;
-    let socket = reach(&path, ServerIdentity::SameUserOrRoot, deadline_ns)?;
-    let server = socket
-        .peer()
-        .map_err(|source| CallError::Os { what: "cannot tell who serves".into(), source })?;
-    match exchange(&socket, Ask::Status, None, &path, deadline_ns)? {
+    let (socket, server) = reach(&path, ServerIdentity::SameUserOrRoot, deadline_ns)?;
+    let began_ns = clock::now_ns();
+    say_hello(&socket, Ask::Status, None, &path)?;
+    match hear_answer(&socket, &path, None, began_ns, deadline_ns)? {
         Answer::Status(status) => Ok((status, server)),
         answer => Err(unexpected(answer)),
     }
@@ -84,8 +94,8 @@ fn reach(
     path: &Path,
     trusted: ServerIdentity,
     deadline_ns: Option<u64>,
-) -> Result<Socket, CallError> {
-    let began_ns = callgate_sys::clock::now_ns();
+) -> Result<(Socket, process::Identity), CallError> {
+    let began_ns = clock::now_ns();
     let socket = sys::connect(path, deadline_ns).map_err(|error| match error {
         sys::ConnectError::NotRunning { path } => CallError::NotRunning { path },
         sys::ConnectError::TimedOut { .. } => CallError::DeadlineExceeded {
@@ -112,49 +122,62 @@ fn reach(
         ServerIdentity::Uid(uid) => server.uid == uid,
     };
     if fine {
-        Ok(socket)
+        Ok((socket, server))
     } else {
         Err(CallError::UntrustedServer { path: path.into(), uid: server.uid })
     }
 }
 
-/// Sends a hello and waits for the answer.
-fn exchange(
-    socket: &Socket,
-    ask: Ask,
-    fd: Option<&MemFd>,
-    path: &Path,
-    deadline_ns: Option<u64>,
-) -> Result<Answer, CallError> {
-    let began_ns = callgate_sys::clock::now_ns();
+/// Sends a hello.
+fn say_hello(socket: &Socket, ask: Ask, fd: Option<&MemFd>, path: &Path) -> Result<(), CallError> {
     let hello = Hello { versions: Versions::OURS, ask: Some(ask) }.encode();
     let sent = match fd {
         Some(fd) => socket.send_memory(hello.as_bytes(), fd),
         None => socket.send(hello.as_bytes(), None),
     };
     match sent {
-        Ok(()) => {}
+        Ok(()) => Ok(()),
         // A server that turns a client away answers before it reads: its answer may be there already.
-        Err(SendError::Closed) => {}
+        Err(SendError::Closed) => Ok(()),
         Err(SendError::Full | SendError::TooManyDescriptors) => {
             let reason = "too many descriptors of this user are under way".into();
-            return Err(CallError::Refused { path: path.into(), reason });
+            Err(CallError::Refused { path: path.into(), reason })
         }
         Err(SendError::Os(source)) => {
-            return Err(CallError::Os { what: "cannot send to the server".into(), source });
+            Err(CallError::Os { what: "cannot send to the server".into(), source })
         }
     }
+}
+
+/// Waits for the answer to a hello. With `ban` it looks for it a while before it sleeps, and lets others have the CPU in
+/// between: an answer takes less time than falling asleep and waking up.
+fn hear_answer(
+    socket: &Socket,
+    path: &Path,
+    ban: Option<&YieldBan>,
+    began_ns: u64,
+    deadline_ns: Option<u64>,
+) -> Result<Answer, CallError> {
     let mut buffer = [0; MESSAGE_MAX];
+    let mut until_ns = began_ns.saturating_add(LOOK_NS);
     loop {
-        let wait = socket.wait_readable(deadline_ns);
-        let ready = wait.map_err(|source| CallError::Os { what: "cannot wait".into(), source })?;
-        if !ready {
-            let waited = Duration::from_nanos(callgate_sys::clock::now_ns() - began_ns);
-            return Err(CallError::DeadlineExceeded { waited, started: Started::NotStarted });
-        }
         let received = match socket.recv(&mut buffer) {
             Ok(received) => received,
-            Err(RecvError::Empty) => continue,
+            Err(RecvError::Empty) => {
+                let now_ns = clock::now_ns();
+                match ban.filter(|ban| now_ns < until_ns && !ban.holds(now_ns)) {
+                    Some(ban) => {
+                        process::yield_now();
+                        let after_ns = clock::now_ns();
+                        ban.yielded(after_ns - now_ns, after_ns, 1);
+                    }
+                    None => {
+                        until_ns = 0;
+                        wait_for_answer(socket, began_ns, deadline_ns)?;
+                    }
+                }
+                continue;
+            }
             Err(RecvError::Closed | RecvError::Os(_)) => return Err(not_running(path)),
         };
         let violated = |violation| CallError::ProtocolViolation { guilty: Side::Server, violation };
@@ -172,6 +195,20 @@ fn exchange(
         }
         return Ok(answer);
     }
+}
+
+/// Sleeps until the server has answered or is gone.
+fn wait_for_answer(
+    socket: &Socket,
+    began_ns: u64,
+    deadline_ns: Option<u64>,
+) -> Result<(), CallError> {
+    let wait = socket.wait_readable(deadline_ns);
+    if wait.map_err(|source| CallError::Os { what: "cannot wait".into(), source })? {
+        return Ok(());
+    }
+    let waited = crate::wait::since(began_ns);
+    Err(CallError::DeadlineExceeded { waited, started: Started::NotStarted })
 }
 
 fn not_running(path: &Path) -> CallError {

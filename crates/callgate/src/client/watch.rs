@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use callgate_proto::pace::YieldBan;
 use callgate_sys::collections::HashMap;
 use callgate_sys::poller::{Event, Poller, Waker};
 use callgate_sys::sync::{Mutex, MutexGuard};
@@ -19,6 +20,8 @@ use super::connection::{Connection, Shared};
 
 const WAKER_TOKEN: u64 = u64::MAX;
 const TIDY_AFTER: Duration = Duration::from_secs(1);
+/// How long a new watcher waits before it asks for the number of CPUs.
+const LEARN_AFTER: Duration = Duration::from_millis(2);
 const WAKE_AGAIN: Duration = Duration::from_millis(1);
 
 struct Watcher {
@@ -30,6 +33,8 @@ struct Watcher {
     untidy: Mutex<Vec<(u64, Weak<Connection>)>>,
     /// Connections that have ended and may have callers asleep on them still.
     asleep: Mutex<Vec<Weak<Connection>>>,
+    /// Slow yields in handshakes, of all clients of the process.
+    ban: YieldBan,
     /// Whether another thread's watcher was there first: this one's thread ends.
     retired: AtomicBool,
 }
@@ -37,6 +42,12 @@ struct Watcher {
 callgate_sys::process_local! {
     /// The watcher of this process's life; a forked child makes its own. Never freed, so a reference is always good.
     static WATCHER: AtomicPtr<Watcher> = AtomicPtr::new(std::ptr::null_mut());
+}
+
+/// Starts the watcher if there is none yet. It takes a while, the first time in a process. Gives what this process's
+/// handshakes have learned of yielding.
+pub(super) fn prepare() -> io::Result<&'static YieldBan> {
+    Ok(&current()?.ban)
 }
 
 /// Starts to watch a connection.
@@ -119,16 +130,23 @@ impl Watcher {
             watched: Mutex::default(),
             untidy: Mutex::default(),
             asleep: Mutex::default(),
+            ban: YieldBan::default(),
             retired: AtomicBool::new(false),
         })
     }
 
     fn run(&self) {
         let mut events = Vec::new();
+        // Not at once: the connection that this thread was made for is about to make its first call.
+        let mut learn_ns = Some(clock::deadline_ns(LEARN_AFTER));
         while !self.retired.load(Ordering::Relaxed) {
+            if learn_ns.is_some_and(|due_ns| clock::now_ns() >= due_ns) {
+                learn_ns = None;
+                crate::wait::learn_cpus();
+            }
             let tidy_ns = lock(&self.untidy).iter().map(|(due_ns, _)| *due_ns).min();
             let wake_ns = (!lock(&self.asleep).is_empty()).then(|| clock::deadline_ns(WAKE_AGAIN));
-            let due_ns = tidy_ns.into_iter().chain(wake_ns).min();
+            let due_ns = tidy_ns.into_iter().chain(wake_ns).chain(learn_ns).min();
             events.clear();
             if let Err(error) = self.poller.wait(&mut events, due_ns) {
                 tracing::error!(%error, "cannot wait for servers' deaths");

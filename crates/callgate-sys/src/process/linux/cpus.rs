@@ -8,15 +8,20 @@ use std::path::{Path, PathBuf};
 ///
 /// Reads files of `/proc` and `/sys`: ask once, not for each call.
 pub fn cpus_usable() -> usize {
-    let by_mask = rustix::thread::sched_getaffinity(None).map_or(0, |set| set.count() as usize);
-    // A machine with more CPUs than the mask type holds makes the call fail.
-    let by_mask = match by_mask {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-        count => count,
-    };
     let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    by_mask.min(quota(&cgroup, &mounts, |path| std::fs::read_to_string(path).ok())).max(1)
+    let quota = quota(&cgroup, &mounts, |path| std::fs::read_to_string(path).ok());
+    cpus_allowed().min(quota).max(1)
+}
+
+/// Gives the number of CPUs in this thread's affinity mask, quotas left aside. At least 1. One
+/// system call.
+pub fn cpus_allowed() -> usize {
+    match rustix::thread::sched_getaffinity(None).map_or(0, |set| set.count() as usize) {
+        // A machine with more CPUs than the mask type holds makes the call fail.
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        count => count,
+    }
 }
 
 /// The least quota of the process's cgroups in whole CPUs, `usize::MAX` for none.
