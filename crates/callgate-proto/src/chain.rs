@@ -353,7 +353,9 @@ mod tests {
                 let drawn: HashSet<u16> =
                     std::iter::from_fn(|| submitter.draw(alone)).map(|t| t.cell).collect();
                 assert_eq!((drawn.len(), submitter.available()), (n as usize - 1, 0));
-                drawn.iter().for_each(|cell| submitter.put_back(*cell));
+                for cell in drawn {
+                    submitter.put_back(cell);
+                }
                 assert_eq!(submitter.available(), n as usize - 1);
             }
         }
