@@ -93,19 +93,21 @@ impl Submitter {
         self.free[self.free_len]
     }
 
-    /// Takes back a cell whose call has ended and whose memory was released.
+    /// Takes back a cell whose call has ended; returns whether it is the next call's, and then no call is in flight.
+    /// Otherwise the memory of its reply was released, or is before another call is drawn.
     ///
     /// # Panics
     /// If more cells come back than went out, which is a bug of the caller's.
     #[inline]
-    pub fn put_back(&mut self, cell: u16) {
+    pub fn put_back(&mut self, cell: u16) -> bool {
         self.out -= 1;
         if self.taken && cell == self.cell {
             self.taken = false;
-            return;
+            return true;
         }
         self.free[self.free_len] = cell;
         self.free_len += 1;
+        false
     }
 
     /// How many calls could be drawn now.
@@ -271,17 +273,18 @@ impl Deferred {
 
     /// Unmarks a cell, just before its reply is published.
     pub fn remove(&self, cell: u16) {
-        // EDGE answered (other end: `contains`): the client can name the cell again only after it saw the reply, whose
-        // Release (EDGE reply) comes after this store; a client that names it earlier is caught, or hurts itself only.
-        self.busy[usize::from(cell) / 64].fetch_and(!(1 << (cell % 64)), Ordering::Relaxed);
+        // EDGE answered (other end: `contains`): Release hands over the server's own books of the cell. An honest client
+        // names it again only after it saw the reply (EDGE reply), which comes later; one that names it earlier is caught,
+        // or hurts itself only.
+        self.busy[usize::from(cell) / 64].fetch_and(!(1 << (cell % 64)), Ordering::Release);
     }
 
     /// Whether the cell's call is still unanswered.
     #[inline]
     #[must_use]
     pub fn contains(&self, cell: u16) -> bool {
-        // EDGE answered (other end: `remove`): ordered by EDGE reply, the client, and EDGE request.
-        self.busy[usize::from(cell) / 64].load(Ordering::Relaxed) & (1 << (cell % 64)) != 0
+        // EDGE answered (other end: `remove`): Acquire takes over the server's books of the cell, whatever the client does.
+        self.busy[usize::from(cell) / 64].load(Ordering::Acquire) & (1 << (cell % 64)) != 0
     }
 
     /// How many calls are unanswered.
@@ -347,7 +350,9 @@ mod tests {
                 let drawn: HashSet<u16> =
                     std::iter::from_fn(|| submitter.draw(alone)).map(|t| t.cell).collect();
                 assert_eq!((drawn.len(), submitter.available()), (n as usize - 1, 0));
-                drawn.iter().for_each(|cell| submitter.put_back(*cell));
+                for cell in drawn {
+                    submitter.put_back(cell);
+                }
                 assert_eq!(submitter.available(), n as usize - 1);
             }
         }

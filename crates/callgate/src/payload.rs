@@ -4,6 +4,7 @@
 //! behaviour, so there are none: [`Payload`] copies, through a copy that the compiler cannot see into.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use callgate_proto::body::Inline;
@@ -22,6 +23,10 @@ pub const CHUNK_BYTES: usize = 16 << 10;
 /// are empty.
 #[derive(Clone, Copy)]
 pub struct Payload<'a>(Bytes<'a>);
+
+/// Room for a piece; aligned for wide loads and stores.
+#[repr(align(64))]
+struct Chunk([MaybeUninit<u8>; CHUNK_BYTES]);
 
 #[derive(Clone, Copy)]
 enum Bytes<'a> {
@@ -130,12 +135,19 @@ impl<'a> Payload<'a> {
         match self.0 {
             Bytes::Private(inline) if inline.is_empty() => {}
             Bytes::Private(inline) => each(inline.bytes()),
-            Bytes::Shared { len, .. } => {
-                let mut chunk = [0; CHUNK_BYTES];
+            Bytes::Shared { start, len, .. } => {
+                let mut chunk = Chunk([const { MaybeUninit::uninit() }; CHUNK_BYTES]);
                 let mut at = 0;
                 while at < len {
-                    let count = self.read_at(at, &mut chunk);
-                    each(&chunk[..count]);
+                    let count = CHUNK_BYTES.min(len - at);
+                    // SAFETY: at + count <= len, which lies in the mapping that `'a` keeps (established in `shared`); the
+                    // chunk has room for count bytes, all of which are written before the slice over them is made.
+                    let bytes = unsafe {
+                        let chunk = chunk.0.as_mut_ptr().cast::<u8>();
+                        copy_from_shared(start.add(at), chunk, count);
+                        std::slice::from_raw_parts(chunk, count)
+                    };
+                    each(bytes);
                     at += count;
                 }
             }
@@ -167,13 +179,15 @@ impl std::fmt::Debug for Payload<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use callgate_proto::body::Place;
     use callgate_sys::shm::PayloadWriter;
 
     fn region(bytes: &[u8]) -> PayloadReader {
         let size = bytes.len().next_multiple_of(4096);
         let (writer, fd) = PayloadWriter::create(size).expect("memory");
+        let place = Place { region: 0, offset: 0, len: bytes.len() as u64 };
         // SAFETY: the region has `size` bytes, and nobody else uses it yet.
-        unsafe { crate::region::block_mut(&writer, 0, bytes.len()) }.copy_from_slice(bytes);
+        unsafe { &mut *crate::region::block_bytes(&writer, place) }.copy_from_slice(bytes);
         PayloadReader::accept(fd, size).expect("sealed")
     }
 

@@ -170,18 +170,16 @@ impl Incoming {
     }
 }
 
-/// The bytes of a block in the sender's own region.
+/// Where a block lies in the sender's own region. Nobody but the block's owner may touch it, and only while the region
+/// stays mapped.
 ///
-/// # Safety
-/// * `offset..offset + len` lies inside the region and was taken from its arena by the caller, for itself alone.
-/// * The region stays mapped for `'a`.
-pub(crate) unsafe fn block_mut<'a>(
-    region: &PayloadWriter,
-    offset: u64,
-    len: usize,
-) -> &'a mut [u8] {
-    debug_assert!(offset as usize + len <= region.len());
-    // SAFETY: inside the mapping and exclusive within this process (contract). No other process can write here: the
-    // memory is sealed against it (FUTURE_WRITE, set in `PayloadWriter::create` before anyone else had it).
-    unsafe { std::slice::from_raw_parts_mut(region.as_ptr().add(offset as usize), len) }
+/// Such memory is sealed against every other process (FUTURE_WRITE, set in `PayloadWriter::create` before anyone else
+/// had it), so a `&mut [u8]` over it is sound for a block's owner.
+///
+/// # Panics
+/// If the block is not inside the region, which is a bug of the arena's.
+#[inline]
+pub(crate) fn block_bytes(region: &PayloadWriter, place: Place) -> *mut [u8] {
+    let range = place.check(region.len() as u64).expect("a block of this region");
+    std::ptr::slice_from_raw_parts_mut(region.as_ptr().wrapping_add(range.start), range.len())
 }

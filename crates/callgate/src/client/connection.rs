@@ -74,6 +74,8 @@ struct Submit {
     out: Outgoing<PayloadWriter>,
     unsent_retires: Vec<u32>,
     given_up: Vec<Sent>,
+    /// The cell of a far reply that was read and not released, since the next call goes there, which says the same.
+    unreleased: Option<u16>,
     slept_at_ns: Option<u64>,
     drawn: u64,
     drawn_at_tidy: u64,
@@ -120,6 +122,7 @@ impl Connection {
             out: Outgoing::new(quota, cells, page_size() as u64),
             unsent_retires: Vec::new(),
             given_up: Vec::new(),
+            unreleased: None,
             slept_at_ns: None,
             drawn: 0,
             drawn_at_tidy: 0,
@@ -196,6 +199,8 @@ impl Connection {
         };
         sys_process::will_write(self.control.cell(ticket.cell));
         submit.drawn += 1;
+        // If there is one, it is this call's cell.
+        submit.unreleased = None;
         let think = match submit.slept_at_ns.take() {
             Some(slept_at_ns) => Think::from_ns(clock::now_ns().saturating_sub(slept_at_ns)),
             None => Think::UNKNOWN,
@@ -274,11 +279,29 @@ impl Connection {
         waited
     }
 
-    /// A call has ended and its reply was consumed: its cell and memory are free.
+    /// A call has ended and its reply was consumed: its cell and memory are free. `far`: so is the reply's memory.
+    ///
+    /// The server learns the latter from *released* or from the next request in the same cell. Where that is known to be
+    /// the next call's cell nothing is stored, since the server polls that line, and would lose it and fetch it back.
+    /// No other call can need the memory before; if none comes at all, `tidy` releases it.
     #[inline]
-    pub(super) fn finish(&self, sent: Sent, slept: bool) {
+    pub(super) fn finish(&self, sent: Sent, slept: bool, far: bool) {
+        let Ticket { cell, next, .. } = sent.ticket;
+        let may_be_next = next == cell;
+        if far && !may_be_next {
+            self.control.cell(cell).release();
+        }
         let mut submit = self.submit();
-        submit.submitter.put_back(sent.ticket.cell);
+        let is_next = submit.submitter.put_back(cell);
+        if far && may_be_next {
+            if is_next {
+                submit.unreleased = Some(cell);
+                self.keep_tidy(&mut submit);
+            } else {
+                // Under the lock: the cell is anybody's.
+                self.control.cell(cell).release();
+            }
+        }
         if let Some(block) = sent.block {
             submit.out.give_back(block);
         }
@@ -336,9 +359,10 @@ impl Connection {
             return Err(Violation::new("place.len", place.len, self.welcome.reply_max).into());
         }
         let mut incoming = self.incoming.lock();
-        if incoming.find(place)?.is_none() {
-            self.receive_into(&mut incoming)?;
+        if let Some((region, range)) = incoming.find(place)? {
+            return Ok(SharedBytes { region: region.clone(), range });
         }
+        self.receive_into(&mut incoming)?;
         match incoming.find(place)? {
             Some((region, range)) => Ok(SharedBytes { region: region.clone(), range }),
             None => Err(Violation::new("place.region", place.region.into(), 0).into()),

@@ -17,7 +17,8 @@ use crate::options::CallOptions;
 /// It belongs to one connection: when the server goes away before it is sent, sending ends with
 /// [`CallError::Disconnected`]. In a forked child it is empty and cannot be sent.
 pub struct Loan {
-    connection: Shared,
+    /// `None` once it was sent.
+    connection: Option<Shared>,
     bytes: Bytes,
 }
 
@@ -40,11 +41,11 @@ impl Loan {
         let bytes = if len <= INLINE_MAX {
             Bytes::Short([0; INLINE_MAX], len)
         } else {
-            let block = connection.place(len as u64, limit.deadline_ns)?;
-            // SAFETY: the block was just placed, for this loan alone; the loan keeps the connection alive.
-            Bytes::Far(Some(block), unsafe { connection.block_mut(block) })
+            // The block is this loan's alone, and the loan keeps the connection alive.
+            let (block, bytes) = connection.place(len as u64, limit.deadline_ns)?;
+            Bytes::Far(Some(block), bytes)
         };
-        Ok(Self { connection, bytes })
+        Ok(Self { connection: Some(connection), bytes })
     }
 
     /// Sends the request and blocks until the call has ended.
@@ -53,7 +54,7 @@ impl Loan {
     /// As [`Client::call`](super::Client::call), but it is never repeated by the library.
     pub fn call(self, options: CallOptions) -> Result<Reply, CallError> {
         let (connection, sent, limit) = self.send(options, true)?;
-        wait_for(&connection, sent, limit)
+        wait_for(connection, sent, limit)
     }
 
     /// Sends the request; wait for the reply later.
@@ -65,16 +66,27 @@ impl Loan {
         Ok(Pending::new(connection, sent, limit.deadline_ns, limit.began_ns))
     }
 
+    /// Whether its memory is mapped here: not in a forked child.
+    fn is_ours(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.is_ours())
+    }
+
     fn send(
         mut self,
         options: CallOptions,
         alone: bool,
     ) -> Result<(Shared, Sent, Limit), CallError> {
-        if !self.connection.is_ours() {
+        let Some(connection) = &self.connection else {
+            unreachable!("only sending takes the connection, and it consumes the loan")
+        };
+        if !connection.is_ours() {
             return Err(CallError::Forked);
         }
-        super::check_caller(&self.connection)?;
-        let limit = time_limit(&options, self.connection.options.timeout);
+        super::check_caller(connection)?;
+        if connection.has_ended() {
+            return Err(connection.not_started());
+        }
+        let limit = time_limit(&options, connection.options.timeout);
         let (body, block) = match &mut self.bytes {
             Bytes::Short(bytes, len) => match Inline::new(&bytes[..*len]) {
                 Some(inline) => (Body::Inline(inline), None),
@@ -82,13 +94,10 @@ impl Loan {
             },
             Bytes::Far(block, _) => match block.take() {
                 Some(block) => (Body::Far(block.place), Some(block)),
-                None => unreachable!("only submit takes the block, and it consumes the loan"),
+                None => unreachable!("only sending takes the block, and it consumes the loan"),
             },
         };
-        let connection = self.connection.clone();
-        if connection.has_ended() {
-            return Err(connection.not_started());
-        }
+        let Some(connection) = self.connection.take() else { unreachable!("it was there above") };
         let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
         let sent = connection.send(sending, body, block)?;
         Ok((connection, sent, limit))
@@ -102,7 +111,7 @@ impl Deref for Loan {
         match &self.bytes {
             Bytes::Short(bytes, len) => &bytes[..*len],
             // SAFETY: valid and this loan's own (see `Loan::new`); no other process can write it.
-            Bytes::Far(_, bytes) if self.connection.is_ours() => unsafe { &**bytes },
+            Bytes::Far(_, bytes) if self.is_ours() => unsafe { &**bytes },
             Bytes::Far(..) => &[],
         }
     }
@@ -110,10 +119,11 @@ impl Deref for Loan {
 
 impl DerefMut for Loan {
     fn deref_mut(&mut self) -> &mut [u8] {
+        let is_ours = self.is_ours();
         match &mut self.bytes {
             Bytes::Short(bytes, len) => &mut bytes[..*len],
             // SAFETY: as in `deref`, and `&mut self` makes it exclusive.
-            Bytes::Far(_, bytes) if self.connection.is_ours() => unsafe { &mut **bytes },
+            Bytes::Far(_, bytes) if is_ours => unsafe { &mut **bytes },
             Bytes::Far(..) => &mut [],
         }
     }
@@ -122,9 +132,10 @@ impl DerefMut for Loan {
 impl Drop for Loan {
     fn drop(&mut self) {
         if let Bytes::Far(block, _) = &mut self.bytes
-            && self.connection.is_ours()
+            && let Some(connection) = &self.connection
+            && connection.is_ours()
         {
-            self.connection.give_back(block.take());
+            connection.give_back(block.take());
         }
     }
 }

@@ -230,7 +230,7 @@ impl Client {
         limit: Limit,
     ) -> Result<Reply, CallError> {
         let (connection, sent) = self.send(options, request, limit, true)?;
-        pending::wait_for(&connection, sent, limit)
+        pending::wait_for(connection, sent, limit)
     }
 
     #[inline]
@@ -247,9 +247,9 @@ impl Client {
         let (body, block) = match Inline::new(request) {
             Some(inline) => (Body::Inline(inline), None),
             None => {
-                let block = connection.place(request.len() as u64, limit.deadline_ns)?;
+                let (block, place) = connection.place(request.len() as u64, limit.deadline_ns)?;
                 // SAFETY: the block was just placed, for this call alone, and the connection outlives this line.
-                let place = unsafe { connection.block_mut(block) };
+                let place = unsafe { &mut *place };
                 at!("callgate.request.copy", place.copy_from_slice(request));
                 (Body::Far(block.place), Some(block))
             }

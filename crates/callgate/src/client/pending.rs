@@ -3,7 +3,6 @@
 use callgate_proto::Violation;
 use callgate_proto::body::{Body, Inline, Place};
 use callgate_proto::cell::TakenReply;
-use callgate_proto::layout::Cell;
 use callgate_sys::clock;
 
 use super::Limit;
@@ -19,8 +18,8 @@ use crate::wait::{Ended, Wait, cpus};
 /// Can be waited for on any thread, and in any order among others.
 #[must_use = "dropping a pending call cancels it"]
 pub struct Pending {
-    connection: Shared,
-    sent: Option<Sent>,
+    /// `None` once it was waited for.
+    call: Option<(Shared, Sent)>,
     deadline_ns: Option<u64>,
     began_ns: u64,
 }
@@ -33,7 +32,7 @@ impl Pending {
         deadline_ns: Option<u64>,
         began_ns: u64,
     ) -> Self {
-        Self { connection, sent: Some(sent), deadline_ns, began_ns }
+        Self { call: Some((connection, sent)), deadline_ns, began_ns }
     }
 
     /// Blocks until the reply is there, the call's deadline has passed, or the server is gone.
@@ -43,25 +42,27 @@ impl Pending {
     /// [`CallError::ProtocolViolation`], and [`CallError::Forked`] in a forked child.
     #[inline]
     pub fn wait(mut self) -> Result<Reply, CallError> {
-        if !self.connection.is_ours() {
+        let Some((connection, sent)) = self.call.take() else {
+            unreachable!("only waiting takes the call, and it consumes the pending one")
+        };
+        if !connection.is_ours() {
             return Err(CallError::Forked);
         }
-        let Some(sent) = self.sent.take() else { return Err(self.connection.not_started()) };
         let limit = Limit { deadline_ns: self.deadline_ns, began_ns: self.began_ns };
-        wait_for(&self.connection, sent, limit)
+        wait_for(connection, sent, limit)
     }
 
     /// Whether [`Pending::wait`] would return at once. Never blocks.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        let Some(sent) = &self.sent else { return true };
-        if !self.connection.is_ours() || self.connection.has_ended() {
+        let Some((connection, sent)) = &self.call else { return true };
+        if !connection.is_ours() || connection.has_ended() {
             return true;
         }
         if self.deadline_ns.is_some_and(|deadline| clock::now_ns() >= deadline) {
             return true;
         }
-        let cell = self.connection.control.cell(sent.ticket.cell);
+        let cell = connection.control.cell(sent.ticket.cell);
         !matches!(cell.has_reply(sent.ticket.turn), Ok(false))
     }
 
@@ -71,11 +72,11 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(sent) = self.sent.take()
-            && self.connection.is_ours()
-            && !self.connection.has_ended()
+        if let Some((connection, sent)) = self.call.take()
+            && connection.is_ours()
+            && !connection.has_ended()
         {
-            self.connection.give_up(sent);
+            connection.give_up(sent);
         }
     }
 }
@@ -88,7 +89,7 @@ impl std::fmt::Debug for Pending {
 
 /// Blocks until a call that was sent has ended.
 #[inline]
-pub(super) fn wait_for(connection: &Shared, sent: Sent, limit: Limit) -> Result<Reply, CallError> {
+pub(super) fn wait_for(connection: Shared, sent: Sent, limit: Limit) -> Result<Reply, CallError> {
     let wait = Wait {
         cell: connection.control.cell(sent.ticket.cell),
         turn: sent.ticket.turn,
@@ -100,8 +101,8 @@ pub(super) fn wait_for(connection: &Shared, sent: Sent, limit: Limit) -> Result<
         look_around: &|| connection.look_around(),
     };
     match wait.run() {
-        Ok(Ended::Reply { slept }) => receive(connection, sent, slept, wait.cell),
-        ended => Err(without_reply(connection, sent, limit, ended)),
+        Ok(Ended::Reply { slept }) => receive(connection, sent, slept),
+        ended => Err(without_reply(&connection, sent, limit, ended)),
     }
 }
 
@@ -126,15 +127,18 @@ fn without_reply(
 
 /// Turns what stands in the cell into a reply or a failure.
 #[inline]
-fn receive(connection: &Shared, sent: Sent, slept: bool, cell: &Cell) -> Result<Reply, CallError> {
+fn receive(connection: Shared, sent: Sent, slept: bool) -> Result<Reply, CallError> {
+    let cell = connection.control.cell(sent.ticket.cell);
     let TakenReply { head, word: status, body } = match cell.read_reply() {
         Ok(taken) => taken,
-        Err(violation) => return Err(without_reply(connection, sent, Limit::NONE, Err(violation))),
+        Err(violation) => {
+            return Err(without_reply(&connection, sent, Limit::NONE, Err(violation)));
+        }
     };
     connection.pace.note(&head, cpus());
     let reply = match body {
         Body::Inline(inline) => {
-            connection.finish(sent, slept);
+            connection.finish(sent, slept, false);
             Reply { status, bytes: ReplyBytes::Inline(inline) }
         }
         Body::Far(place) => receive_far(connection, sent, slept, status, place)?,
@@ -144,7 +148,7 @@ fn receive(connection: &Shared, sent: Sent, slept: bool, cell: &Cell) -> Result<
 
 #[inline]
 fn receive_far(
-    connection: &Shared,
+    connection: Shared,
     sent: Sent,
     slept: bool,
     status: u32,
@@ -152,7 +156,7 @@ fn receive_far(
 ) -> Result<Reply, CallError> {
     match connection.find(place) {
         Ok(bytes) => {
-            let hold = Hold { connection: connection.clone(), sent, slept };
+            let hold = Hold { connection, sent, slept };
             Ok(Reply { status, bytes: ReplyBytes::Far { bytes, _hold: hold } })
         }
         Err(unusable) => {
@@ -192,9 +196,7 @@ struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if self.connection.is_ours() {
-            let ticket = self.sent.ticket;
-            self.connection.control.cell(ticket.cell).release();
-            self.connection.finish(self.sent, self.slept);
+            self.connection.finish(self.sent, self.slept, true);
         }
     }
 }

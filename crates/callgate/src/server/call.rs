@@ -163,9 +163,8 @@ impl<'a> Call<'a> {
             return Ok(ReplyLoan { call: self, bytes });
         }
         match self.place(len) {
-            Ok(block) => {
-                // SAFETY: the block was just placed, for this loan alone; the loan's call keeps the connection alive.
-                let bytes = unsafe { self.connection.block_mut(block) };
+            // The block is this loan's alone, and the loan's call keeps the connection alive.
+            Ok((block, bytes)) => {
                 Ok(ReplyLoan { call: self, bytes: Bytes::Far(Some(block), bytes) })
             }
             Err(error) => Err(self.cannot_answer(error)),
@@ -176,6 +175,7 @@ impl<'a> Call<'a> {
     #[must_use = "dropping the call answers it with a failure"]
     pub fn defer(mut self) -> Deferred {
         if !self.deferred {
+            self.connection.reuse(self.cell);
             self.connection.defer(self.cell);
         }
         // What is left behind here answers nothing, and counts for nothing.
@@ -203,18 +203,12 @@ impl<'a> Call<'a> {
         }
         if let Some(inline) = Inline::new(bytes) {
             self.leave();
-            return self.connection.answer(
-                self.cell,
-                self.turn,
-                failure,
-                word,
-                Body::Inline(inline),
-            );
+            return self.connection.answer(self.cell, self.turn, failure, word, inline);
         }
         match self.place(bytes.len()) {
-            Ok(block) => {
+            Ok((block, place)) => {
                 // SAFETY: the block was just placed, for this answer alone, and the connection outlives this line.
-                let place = unsafe { self.connection.block_mut(block) };
+                let place = unsafe { &mut *place };
                 at!("callgate.reply.copy", place.copy_from_slice(bytes));
                 self.answer_far(failure, word, block)
             }
@@ -227,16 +221,17 @@ impl<'a> Call<'a> {
     }
 
     fn answer_far(&mut self, failure: bool, word: u32, block: Block) -> Result<(), ReplyError> {
+        self.connection.pin(self.cell);
         self.leave();
-        self.connection.answer_far(self.cell, self.turn, failure, word, block)
+        self.connection.answer_far(self.cell, self.turn, failure, word, block.place)
     }
 
-    fn place(&self, len: usize) -> Result<Block, ReplyError> {
+    fn place(&self, len: usize) -> Result<(Block, *mut [u8]), ReplyError> {
         let limit = self.connection.shared.limits.reply_bytes;
         if len as u64 > limit {
             return Err(ReplyError::TooLarge { len: len as u64, limit });
         }
-        self.connection.place(len as u64)
+        self.connection.place(self.cell, self.turn, len as u64)
     }
 
     /// The answer cannot be given as wanted: the caller gets a short failure instead.
@@ -378,7 +373,7 @@ impl Drop for ReplyLoan<'_> {
             && let Some(block) = block.take()
             && self.call.connection.is_ours()
         {
-            self.call.connection.give_back(block);
+            self.call.connection.give_back(self.call.cell, block);
         }
     }
 }

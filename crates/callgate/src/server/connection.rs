@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN, REGIONS_MAX};
-use callgate_proto::body::{Body, ReplyHead};
+use callgate_proto::body::{Body, Inline, Place, ReplyHead};
 use callgate_proto::cell::Turn;
 use callgate_proto::chain::Deferred;
-use callgate_proto::layout::CELLS_MAX;
 use callgate_proto::wire::Message;
 use callgate_sys::process::Identity;
 use callgate_sys::shm::{PayloadWriter, page_size};
@@ -19,7 +18,7 @@ use callgate_sys::{futex, process};
 
 use super::shared::Shared;
 use crate::error::ReplyError;
-use crate::region::ControlView;
+use crate::region::{ControlView, block_bytes};
 
 /// Messages with descriptors that a client may leave unread: as many as a burst of growing replies can need before a
 /// client that is merely slow to be scheduled has read one.
@@ -43,9 +42,8 @@ pub(crate) struct Connection {
     pub(super) hints: AtomicU64,
     generation: u32,
     gone: AtomicBool,
-    /// Cells whose last reply lies in far memory. Relaxed: written before the reply that it belongs to is published
-    /// (EDGE reply), read after the cell's next request arrived (EDGE request); `out` has the truth.
-    pinned: [AtomicU64; CELLS_MAX as usize / 64],
+    /// For each cell, whether its last reply was published and lies in far memory, to be given back. `out` has the truth.
+    pinned: Box<[AtomicBool]>,
     /// Bytes on this connection's account.
     account: Arc<AtomicU64>,
     out: Mutex<Out>,
@@ -53,9 +51,22 @@ pub(crate) struct Connection {
 
 struct Out {
     outgoing: Outgoing<PayloadWriter>,
+    /// The far answer of each cell, placed or published.
     replies: Vec<Option<(Turn, Block)>>,
     unsent_retires: Vec<u32>,
     unread: u32,
+}
+
+impl Out {
+    /// Keeps a block for a cell's answer. A region with a live block is never retired.
+    #[inline]
+    fn placed(&mut self, cell: usize, turn: Turn, block: Block) -> (Block, *mut [u8]) {
+        if self.replies.len() <= cell {
+            self.replies.resize(cell + 1, None);
+        }
+        self.replies[cell] = Some((turn, block));
+        (block, block_bytes(self.outgoing.region(block), block.place))
+    }
 }
 
 impl Connection {
@@ -88,7 +99,7 @@ impl Connection {
             hints: AtomicU64::new(0),
             generation: process::generation(),
             gone: AtomicBool::new(false),
-            pinned: std::array::from_fn(|_| AtomicU64::new(0)),
+            pinned: (0..cells).map(|_| AtomicBool::new(false)).collect(),
             account: Arc::default(),
             out: Mutex::new(out),
         }
@@ -138,9 +149,44 @@ impl Connection {
         self.socket.shutdown();
     }
 
-    /// Publishes an answer and wakes the caller if it sleeps.
+    /// Publishes an answer that fits into the cell.
     #[inline]
     pub(super) fn answer(
+        &self,
+        cell: u16,
+        turn: Turn,
+        failure: bool,
+        word: u32,
+        inline: Inline,
+    ) -> Result<(), ReplyError> {
+        self.reuse(cell);
+        self.publish(cell, turn, failure, word, Body::Inline(inline))
+    }
+
+    /// An answer that was placed is complete: nobody writes there any more, and from here on its block goes back as the
+    /// client says. To be called before [`Connection::undefer`], so that it is over before the cell is used again.
+    #[inline]
+    pub(super) fn pin(&self, cell: u16) {
+        // EDGE pinned (other end: `is_pinned`): Release hands over the block with what was written there.
+        self.pinned[usize::from(cell)].store(true, Ordering::Release);
+    }
+
+    /// Publishes an answer that was placed, and pinned.
+    #[inline]
+    pub(super) fn answer_far(
+        &self,
+        cell: u16,
+        turn: Turn,
+        failure: bool,
+        word: u32,
+        place: Place,
+    ) -> Result<(), ReplyError> {
+        self.publish(cell, turn, failure, word, Body::Far(place))
+    }
+
+    /// Publishes an answer and wakes the caller if it sleeps.
+    #[inline]
+    fn publish(
         &self,
         cell: u16,
         turn: Turn,
@@ -161,53 +207,50 @@ impl Connection {
         Ok(())
     }
 
-    /// Publishes an answer that lies in `block`.
-    pub(super) fn answer_far(
+    #[inline]
+    fn is_pinned(&self, cell: usize) -> bool {
+        // EDGE pinned (other end: `pin`): Acquire takes over the block.
+        self.pinned[cell].load(Ordering::Acquire)
+    }
+
+    /// The client uses the cell again, so it has let go of the reply that lay behind it. To be called before the cell's
+    /// next answer; placing one does it, too.
+    #[inline]
+    pub(super) fn reuse(&self, cell: u16) {
+        if self.is_pinned(cell.into()) {
+            self.reclaim(&mut self.out(), cell.into());
+        }
+    }
+
+    /// Gives the memory of a cell's last reply back, if it was published.
+    fn reclaim(&self, out: &mut Out, cell: usize) {
+        if self.is_pinned(cell) {
+            // Relaxed: under the lock of `out`, and the cell's next answer comes later on this thread or one that it told.
+            self.pinned[cell].store(false, Ordering::Relaxed);
+            if let Some((_, block)) = out.replies.get_mut(cell).and_then(Option::take) {
+                out.outgoing.give_back(block);
+            }
+        }
+    }
+
+    /// Finds room for a reply of `len` bytes, making more where the quotas allow. Also gives the room's address: it is the
+    /// caller's alone until it answers or gives the block back, and mapped for as long as the connection lives.
+    pub(super) fn place(
         &self,
         cell: u16,
         turn: Turn,
-        failure: bool,
-        word: u32,
-        block: Block,
-    ) -> Result<(), ReplyError> {
-        let mut out = self.out();
-        let index = usize::from(cell);
-        if out.replies.len() <= index {
-            out.replies.resize(index + 1, None);
-        }
-        out.replies[index] = Some((turn, block));
-        self.pinned[index / 64].fetch_or(1 << (index % 64), Ordering::Relaxed);
-        drop(out);
-        self.answer(cell, turn, failure, word, Body::Far(block.place))
-    }
-
-    /// The client uses the cell again, so it has let go of the reply that lay behind it.
-    #[inline]
-    pub(super) fn reuse(&self, cell: u16) {
-        let index = usize::from(cell);
-        if self.pinned[index / 64].load(Ordering::Relaxed) & (1 << (index % 64)) != 0 {
-            self.reclaim(index);
-        }
-    }
-
-    fn reclaim(&self, index: usize) {
-        let mut out = self.out();
-        self.pinned[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
-        if let Some((_, block)) = out.replies.get_mut(index).and_then(Option::take) {
-            out.outgoing.give_back(block);
-        }
-    }
-
-    /// Finds room for a reply of `len` bytes, making more where the quotas allow.
-    pub(super) fn place(&self, len: u64) -> Result<Block, ReplyError> {
+        len: u64,
+    ) -> Result<(Block, *mut [u8]), ReplyError> {
         let no_memory = |why: String| ReplyError::NoMemory { len, why };
+        let cell = usize::from(cell);
         let mut out = self.out();
+        self.reclaim(&mut out, cell);
         loop {
             if !self.is_usable() {
                 return Err(ReplyError::Disconnected);
             }
             match out.outgoing.place(len) {
-                Placing::Placed(block) => return Ok(block),
+                Placing::Placed(block) => return Ok(out.placed(cell, turn, block)),
                 Placing::Grow(size) => self.grow(&mut out, len, size).map_err(no_memory)?,
                 Placing::Full => {
                     let reclaimed = self.reclaim_released(&mut out);
@@ -281,31 +324,20 @@ impl Connection {
         self.shared.unread.fetch_sub(std::mem::take(&mut out.unread), Ordering::Relaxed);
     }
 
-    /// The bytes of a block.
-    ///
-    /// # Safety
-    /// The block was returned by [`Connection::place`] and not given back; the caller uses it alone, and not longer than
-    /// the connection lives.
-    pub(super) unsafe fn block_mut<'a>(&self, block: Block) -> &'a mut [u8] {
-        let out = self.out();
-        let len = block.place.len as usize;
-        // SAFETY: `place` took the block from this region's arena for this caller (contract); a region with a live block
-        // is never retired, and all regions live as long as the connection.
-        unsafe { crate::region::block_mut(out.outgoing.region(block), block.place.offset, len) }
-    }
-
-    pub(super) fn give_back(&self, block: Block) {
-        self.out().outgoing.give_back(block);
+    /// Gives back a block that was placed for an answer which is not given.
+    pub(super) fn give_back(&self, cell: u16, block: Block) {
+        let mut out = self.out();
+        out.replies[usize::from(cell)] = None;
+        out.outgoing.give_back(block);
     }
 
     fn reclaim_released(&self, out: &mut Out) -> bool {
         let mut any = false;
         for (index, cell) in self.control.cells().iter().enumerate().take(out.replies.len()) {
-            let Some((turn, block)) = out.replies[index] else { continue };
-            if cell.is_released(turn) {
-                out.replies[index] = None;
-                self.pinned[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
-                out.outgoing.give_back(block);
+            let Some((turn, _)) = out.replies[index] else { continue };
+            // In this order: what is not published yet is not the client's to release.
+            if self.is_pinned(index) && cell.is_released(turn) {
+                self.reclaim(out, index);
                 any = true;
             }
         }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use callgate_proto::arena::{Block, Placing, REGION_MIN};
-use callgate_proto::body::Place;
 use callgate_proto::wire::Message;
 use callgate_sys::shm::{MemFd, PayloadWriter};
 use callgate_sys::socket::SendError;
@@ -13,17 +12,47 @@ use callgate_sys::{clock, process};
 use super::{Connection, End, Submit};
 use crate::error::{CallError, Started};
 use crate::options::WhenFull;
+use crate::region::block_bytes;
 
 /// Quiet seconds after which a connection keeps no payload memory at all.
 const QUIET_ROUNDS_MAX: u32 = 10;
 
+impl Submit {
+    /// A live block with its bytes. A region with a live block is never retired.
+    #[inline]
+    fn placed(&self, block: Block) -> (Block, *mut [u8]) {
+        (block, block_bytes(self.out.region(block), block.place))
+    }
+}
+
 impl Connection {
-    /// Finds room for a request of `len` bytes in shared memory, making more when there is none.
+    /// Finds room for a request of `len` bytes in shared memory, making more when there is none. Also gives the room's
+    /// address: it is the caller's alone until it gives the block back, and mapped for as long as the connection lives.
+    #[inline]
     pub(in crate::client) fn place(
         &self,
         len: u64,
         deadline_ns: Option<u64>,
-    ) -> Result<Block, CallError> {
+    ) -> Result<(Block, *mut [u8]), CallError> {
+        let mut submit = self.submit();
+        if self.has_ended() {
+            return Err(self.not_started());
+        }
+        match submit.out.place(len) {
+            Placing::Placed(block) => Ok(submit.placed(block)),
+            Placing::Grow(_) | Placing::Full => {
+                drop(submit);
+                self.make_room(len, deadline_ns)
+            }
+        }
+    }
+
+    #[cold]
+    fn make_room(
+        &self,
+        len: u64,
+        deadline_ns: Option<u64>,
+    ) -> Result<(Block, *mut [u8]), CallError> {
         let began_ns = clock::now_ns();
         let mut submit = self.submit();
         let mut spare: Option<(PayloadWriter, MemFd)> = None;
@@ -33,12 +62,13 @@ impl Connection {
             }
             match submit.out.place(len) {
                 Placing::Placed(block) => {
+                    let placed = submit.placed(block);
                     if let Some(fresh) = spare {
                         // Another thread made room meanwhile; ours was never announced.
                         drop(submit);
                         drop(fresh);
                     }
-                    return Ok(block);
+                    return Ok(placed);
                 }
                 Placing::Grow(size) => match spare.take() {
                     Some((region, fd)) if region.len() as u64 <= size.max(len) => {
@@ -139,22 +169,6 @@ impl Connection {
         }
     }
 
-    /// The bytes of a block.
-    ///
-    /// # Safety
-    /// The block was returned by [`Connection::place`] and not given back; the caller uses it alone, and not longer than
-    /// the connection lives.
-    pub(in crate::client) unsafe fn block_mut<'a>(&self, block: Block) -> &'a mut [u8] {
-        let submit = self.submit();
-        let Place { offset, len, .. } = block.place;
-        #[expect(clippy::cast_possible_truncation, reason = "inside a mapping")]
-        // SAFETY: `place` took the block from this region's arena for this caller (contract); a region with a live block
-        // is never retired, and all regions live as long as the connection.
-        unsafe {
-            crate::region::block_mut(submit.out.region(block), offset, len as usize)
-        }
-    }
-
     /// Gives a request's memory back.
     pub(in crate::client) fn give_back(&self, block: Option<Block>) {
         if let Some(block) = block {
@@ -177,6 +191,9 @@ impl Connection {
         let mut submit = self.submit();
         self.collect_late_replies(&mut submit);
         if submit.drawn == submit.drawn_at_tidy {
+            if let Some(cell) = submit.unreleased.take() {
+                self.control.cell(cell).release();
+            }
             submit.quiet_rounds += 1;
             let keep = if submit.quiet_rounds < QUIET_ROUNDS_MAX { REGION_MIN } else { 0 };
             self.retire(&mut submit, keep);
@@ -187,6 +204,7 @@ impl Connection {
         self.flush_retires(&mut submit);
         submit.tidying = !self.has_ended()
             && (submit.out.total() > 0
+                || submit.unreleased.is_some()
                 || !submit.given_up.is_empty()
                 || !submit.unsent_retires.is_empty());
         submit.tidying

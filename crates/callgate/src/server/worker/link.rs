@@ -71,9 +71,8 @@ pub(super) fn handle<H: Handler>(
         Body::Far(place) => Some(found(link.incoming.find(*place)?, *place)?),
     };
     let connection = &link.connection;
-    connection.reuse(taken.cell);
     if taken.request.cancelled {
-        let empty = Body::Inline(Inline::default());
+        let empty = Inline::EMPTY;
         let _ = connection.answer(taken.cell, taken.turn, true, codes::CANCELLED, empty);
         return Ok(());
     }
