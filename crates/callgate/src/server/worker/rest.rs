@@ -75,8 +75,8 @@ impl<H: Handler> Worker<H> {
         if let Some(took_ns) = yielded_ns {
             self.habit = self.habit.yielded(took_ns, false);
         }
-        if self.look_around(now_ns) {
-            rest.is_over = self.shared.phase() != Phase::Serving;
+        if self.look_around(now_ns) && self.shared.phase() != Phase::Serving {
+            rest.is_over = true;
         } else if now_ns - rest.began_ns >= rest.budget_ns {
             if rest.budget_ns > 0 {
                 self.pace.dry();
