@@ -392,13 +392,13 @@ impl Cell {
 
 /// Both sides.
 impl Cell {
-    /// The word that the client sleeps on.
+    /// The word that either side sleeps on: the client for a reply, the server for a request.
     #[must_use]
     pub fn futex(&self) -> &AtomicU32 {
         &self.state
     }
 
-    /// Relaxed everywhere: the swap of the state word that follows publishes all of it.
+    /// Relaxed everywhere: the change of the state word that follows publishes all of it.
     #[inline(always)]
     fn fill(&self, word: u32, head: u64, body: Body) {
         at!("proto.cell.fill", {
