@@ -47,7 +47,7 @@ const REPLY: u32 = 2 << PHASE_SHIFT;
 const RELEASED: u32 = 3 << PHASE_SHIFT;
 const TURN_SHIFT: u32 = 6;
 
-/// Tries to change a word that a peer may be changing all the time; an honest one changes it twice at most.
+/// Tries to change a word that a peer may be changing all the time; an honest one changes it a few times at most.
 const TRIES: u32 = 16;
 
 /// What a client owes a server after it published: how to wake it.
