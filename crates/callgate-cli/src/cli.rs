@@ -44,11 +44,13 @@ enum Command {
     #[command(hide = true, name = "demo-client")]
     DemoClient(demo::client::ClientArgs),
     #[command(hide = true, name = "bench-server")]
-    BenchServer(bench::peer::ServerArgs),
+    BenchServer(bench::peer::server::ServerArgs),
     #[command(hide = true, name = "bench-client")]
-    BenchClient(bench::peer::ClientArgs),
+    BenchClient(bench::peer::client::ClientArgs),
     #[command(hide = true, name = "bench-idlers")]
-    BenchIdlers(bench::peer::IdlersArgs),
+    BenchIdlers(bench::peer::client::IdlersArgs),
+    #[command(hide = true, name = "bench-fresh")]
+    BenchFresh(bench::peer::client::FreshArgs),
 }
 
 impl Cli {
@@ -68,9 +70,10 @@ impl Cli {
             Command::Completions(args) => completions::run(args),
             Command::DemoServer(args) => demo::server::run(args),
             Command::DemoClient(args) => demo::client::run(args),
-            Command::BenchServer(args) => bench::peer::serve(args),
-            Command::BenchClient(args) => bench::peer::call(args),
-            Command::BenchIdlers(args) => bench::peer::idle(args),
+            Command::BenchServer(args) => bench::peer::server::serve(args),
+            Command::BenchClient(args) => bench::peer::client::call(args),
+            Command::BenchIdlers(args) => bench::peer::client::idle(args),
+            Command::BenchFresh(args) => bench::peer::client::fresh(args),
         }
     }
 }

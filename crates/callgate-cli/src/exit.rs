@@ -65,6 +65,11 @@ impl Failure {
         Failure::new(Code::Internal, message)
     }
 
+    /// Adds who failed.
+    pub fn of(self, whose: &str) -> Failure {
+        Failure { message: format!("{whose}: {}", self.message), ..self }
+    }
+
     /// Makes an exit without a message.
     pub fn silent(code: u8) -> Failure {
         Failure { code, message: String::new() }

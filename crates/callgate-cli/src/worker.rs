@@ -87,6 +87,11 @@ impl Said {
         read_line(&mut self.0)
     }
 
+    /// The pipe that it comes through, for those who do not want to wait forever.
+    pub fn input(&self) -> &BufReader<ChildStdout> {
+        &self.0
+    }
+
     /// Waits for a message that must come.
     ///
     /// # Errors

@@ -31,7 +31,7 @@
 
 use crate::Violation;
 use crate::body::{Body, ReplyHead, RequestHead};
-use crate::layout::{Cell, Header};
+use crate::layout::{Cell, Detour, Header};
 use crate::sync::{AtomicU32, Ordering, fence};
 use callgate_points::at;
 
@@ -379,7 +379,9 @@ impl Cell {
             }
         }
         // The client scribbles. What it loses is its own.
-        self.state.swap(turn.bits() | REPLY, Ordering::Release) & ASLEEP != 0
+        let old =
+            at!("proto.cell.reply_anyway", self.state.swap(turn.bits() | REPLY, Ordering::Release));
+        old & ASLEEP != 0
     }
 
     /// Whether the client has given back the memory of the reply to `turn`.
@@ -416,6 +418,21 @@ impl Cell {
     fn read_body(&self) -> (u64, [u64; 6]) {
         let head = self.head.load(Ordering::Relaxed);
         (head, std::array::from_fn(|index| self.body[index].load(Ordering::Relaxed)))
+    }
+}
+
+impl Detour {
+    /// Says where a call stands.
+    pub(crate) fn lead(&self, word: u64) {
+        // Relaxed: EDGE detour; `Cell::disarm` hands it over.
+        at!("proto.detour.lead", self.word.store(word, Ordering::Relaxed));
+    }
+
+    /// What was said last.
+    #[inline(always)]
+    pub(crate) fn word(&self) -> u64 {
+        // Relaxed: the call itself is handed over at its cell (EDGE request). For sleeping see EDGE detour.
+        self.word.load(Ordering::Relaxed)
     }
 }
 

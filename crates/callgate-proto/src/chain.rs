@@ -15,7 +15,6 @@ use crate::Violation;
 use crate::cell::{Deadline, Doorbell, Ring, TakenRequest, Turn};
 use crate::layout::{CELLS_MAX, CELLS_MIN, Cell, Detour};
 use crate::sync::{AtomicU64, Ordering};
-use callgate_points::at;
 
 const NUMBER_SHIFT: u32 = 16;
 
@@ -205,14 +204,13 @@ impl Intake {
     /// Whether the next call stands elsewhere.
     #[inline(always)]
     fn turns_off(&self, detour: &Detour) -> bool {
-        // Relaxed: the call itself is handed over at its cell (EDGE request). For sleeping see EDGE detour.
-        self.own.is_some() && detour.word.load(Ordering::Relaxed) >> NUMBER_SHIFT == self.number
+        self.own.is_some() && detour.word() >> NUMBER_SHIFT == self.number
     }
 
     #[cold]
     fn turn_off(&mut self, detour: &Detour, deferred: &Deferred) -> Result<(), Violation> {
         // Loaded again, and checked here: the peer can change it at any time.
-        let cell = detour.word.load(Ordering::Relaxed) as u16;
+        let cell = detour.word() as u16;
         if cell >= self.cells || cell == self.cell {
             return Err(self.no_next("detour.cell", cell));
         }
@@ -310,8 +308,7 @@ pub fn publish(
     let mut bell = place.publish_request(ticket.turn, head, deadline, body);
     let mut at = ticket.cell;
     if let Some((waits_at, word)) = ticket.detour {
-        // Relaxed: EDGE detour; `disarm` hands it over.
-        at!("proto.chain.detour", detour.word.store(word, Ordering::Relaxed));
+        detour.lead(word);
         bell = cells[usize::from(waits_at)].disarm();
         at = waits_at;
     }
@@ -405,7 +402,7 @@ mod tests {
             let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, number(1));
             assert!(intake.take(&cells, &detour, &deferred).expect("honest").is_some());
             deferred.insert(3);
-            detour.word.store(2 << NUMBER_SHIFT | cell, Ordering::Relaxed);
+            detour.lead(2 << NUMBER_SHIFT | cell);
             assert!(intake.is_waiting(&cells, &detour).expect("something"));
             assert!(intake.arm(&cells, &detour, Doorbell::Socket).is_none());
             let found = intake.take(&cells, &detour, &deferred).err().map(|v| v.field);

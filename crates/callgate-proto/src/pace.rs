@@ -41,7 +41,7 @@ pub const LATENCY_SPIN_NS: u64 = 2_000_000;
 /// call for a turn of the worker's.
 #[must_use]
 pub fn calls_per_turn(active: usize) -> u32 {
-    (2 * active as u32).clamp(4, 48)
+    (active as u32 * 3 / 2).clamp(4, 48)
 }
 
 /// A yield longer than this in nanoseconds met a stranger, where `active` clients take turns: each may have one, and a

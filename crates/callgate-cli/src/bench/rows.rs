@@ -1,115 +1,139 @@
-//! Which measurements `bench calls` makes, with which bare primitives beside them.
+//! From measured rounds to the rows of the report.
 
-use std::time::Duration;
+use hdrhistogram::Histogram;
 
-use super::bare::Bare;
+use super::asks::{Against, Ask, Figure};
+use super::report::{Row, Series};
+use super::sample::histogram;
+use super::side::Round;
 
-/// One measurement of calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Processes that call.
-    pub clients: usize,
-    /// Bytes there, and back.
-    pub size: usize,
-    /// Without copies.
-    pub in_place: bool,
-    /// Pause before each call; none: a closed loop.
-    pub gap: Duration,
-    /// What it is compared with.
-    pub bare: &'static [Bare],
+/// All rounds of one side.
+pub struct Measured {
+    /// Its name in tables.
+    pub name: String,
+    /// One entry a round; those of all sides of a situation are pairs.
+    pub rounds: Vec<Round>,
 }
 
-/// How much to measure.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The measurements, in order.
-    pub rows: Vec<Row>,
-    /// Rounds over all of them.
-    pub rounds: usize,
-    /// How long a busy measurement takes.
-    pub busy: Duration,
-    /// Calls that a sleeping measurement makes.
-    pub sleeps: u32,
-}
+/// Percentiles that are kept for plots.
+const PERCENTILES: [f64; 11] = [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99, 100.0];
 
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
-
-/// Makes the plan; `cpus` is the number that may be used.
-pub fn plan(quick: bool, cpus: usize) -> Plan {
-    let sizes: &[usize] = match quick {
-        true => &[48, 4 * KIB, MIB],
-        false => &[32, 48, 256, 4 * KIB, 64 * KIB, MIB, 16 * MIB],
+/// Makes a situation's rows; the first side is callgate.
+pub fn rows(situation: &str, asks: &[Ask], sides: &[&Measured]) -> Vec<Row> {
+    let Some((callgate, limits)) = sides.split_first() else { return Vec::new() };
+    let row = |ask: &Ask| Row {
+        situation: situation.to_owned(),
+        figure: ask.figure.name().to_owned(),
+        unit: ask.figure.unit().to_owned(),
+        callgate: series(callgate, ask.figure),
+        limits: against(ask, limits, callgate.rounds.len()),
+        goal: ask.goal,
     };
-    let crowds: &[usize] = if quick { &[1, 4] } else { &[1, 4, 16] };
-    let gaps: &[u64] = if quick { &[1] } else { &[1, 10] };
-    let mut rows = Vec::new();
-    for &clients in crowds {
-        for &size in sizes {
-            for in_place in [false, true] {
-                let bare = busy(clients, size, in_place, cpus);
-                rows.push(Row { clients, size, in_place, gap: Duration::ZERO, bare });
-            }
-        }
-    }
-    for &gap in gaps {
-        for &clients in crowds {
-            for &size in sizes.iter().filter(|size| [48, 4 * KIB].contains(size)) {
-                let bare: &[Bare] = match clients {
-                    1 => &[Bare::Futex, Bare::Eventfd, Bare::Socket],
-                    _ => &[Bare::Socket],
-                };
-                let gap = Duration::from_millis(gap);
-                rows.push(Row { clients, size, in_place: false, gap, bare });
-            }
-        }
-    }
-    if quick {
-        Plan { rows, rounds: 3, busy: Duration::from_millis(30), sleeps: 40 }
-    } else {
-        Plan { rows, rounds: 5, busy: Duration::from_millis(120), sleeps: 120 }
-    }
+    asks.iter().map(row).collect()
 }
 
-/// The bare primitives for a closed loop. A line that is spun on takes two CPUs.
-fn busy(clients: usize, size: usize, in_place: bool, cpus: usize) -> &'static [Bare] {
-    match (clients, size) {
-        (1, _) if cpus < 2 => &[Bare::Socket],
-        (1, ..=48) => &[Bare::Line, Bare::Socket],
-        (1, _) if in_place => &[Bare::Line, Bare::Socket],
-        (1, _) => &[Bare::LineAndCopies, Bare::Socket],
-        _ => &[Bare::Socket],
+fn against(ask: &Ask, limits: &[&Measured], rounds: usize) -> Vec<Series> {
+    let (mut against, start) = match ask.against {
+        Against::All => (Vec::new(), ""),
+        Against::Named(start) => (Vec::new(), start),
+        Against::Even => (vec![plain("even", vec![1.0; rounds])], ""),
+    };
+    let wanted = limits.iter().filter(|limit| limit.name.starts_with(start));
+    against.extend(wanted.map(|limit| series(limit, ask.figure)));
+    against
+}
+
+/// A series without percentiles.
+pub fn plain(name: &str, rounds: Vec<f64>) -> Series {
+    Series { name: name.to_owned(), rounds, percentiles: Vec::new(), max_ns: None }
+}
+
+fn series(side: &Measured, figure: Figure) -> Series {
+    let rounds = side.rounds.iter().map(|round| value(round, figure)).collect();
+    let mut series = plain(&side.name, rounds);
+    let mut all = histogram();
+    for round in &side.rounds {
+        // All histograms here have the same bounds.
+        let _ = all.add(&round.times);
+    }
+    let latency = matches!(
+        figure,
+        Figure::P50 | Figure::P50BesideLine | Figure::P99 | Figure::P999 | Figure::Max
+    );
+    if latency && all.len() > side.rounds.len() as u64 {
+        series.max_ns = Some(all.max() as f64);
+        // Once for each situation and kind of limits is enough.
+        if matches!(figure, Figure::P50 | Figure::P50BesideLine) {
+            series.percentiles = percentiles(&all);
+        }
+    }
+    series
+}
+
+fn percentiles(all: &Histogram<u64>) -> Vec<(f64, f64)> {
+    let at = |percentile: f64| match percentile {
+        0.0 => all.min(),
+        _ => all.value_at_percentile(percentile),
+    };
+    PERCENTILES.iter().map(|percentile| (*percentile, at(*percentile) as f64)).collect()
+}
+
+fn value(round: &Round, figure: Figure) -> f64 {
+    let quantile = |quantile| round.times.value_at_quantile(quantile) as f64;
+    match figure {
+        Figure::P50 | Figure::P50BesideLine => round.p50(),
+        Figure::P99 => quantile(0.99),
+        Figure::P999 => quantile(0.999),
+        Figure::Max => round.times.max() as f64,
+        Figure::Mean => round.mean.unwrap_or_else(|| round.times.mean()),
+        Figure::Cpu => round.cpu,
+        Figure::Rate | Figure::RateBesideBatches => round.rate,
+        Figure::Share => round.share,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::plan::Situation;
+    use crate::bench::sample::Sample;
 
-    #[test]
-    fn the_full_plan_covers_what_is_asked_for() {
-        let plan = plan(false, 2);
-        let has = |clients, size, in_place, gap| {
-            let gap = Duration::from_millis(gap);
-            plan.rows.iter().any(|row| {
-                (row.clients, row.size, row.in_place, row.gap) == (clients, size, in_place, gap)
-            })
-        };
-        for clients in [1, 4, 16] {
-            for size in [32, 48, 256, 4 << 10, 64 << 10, 1 << 20, 16 << 20] {
-                assert!(has(clients, size, false, 0) && has(clients, size, true, 0));
-            }
-            assert!(has(clients, 48, false, 1) && has(clients, 48, false, 10));
+    fn measured(name: &str, ns: u64) -> Measured {
+        let sample =
+            Sample { pairs: vec![(ns, 99), (10 * ns, 1)], trips: 100, ..Sample::default() };
+        Measured {
+            name: name.to_owned(),
+            rounds: vec![Round::of(std::slice::from_ref(&sample)); 2],
         }
-        assert!(plan.rows.iter().all(|row| !row.bare.is_empty()));
     }
 
     #[test]
-    fn one_cpu_is_not_spun_on() {
-        let spins = |row: &Row| {
-            row.bare.iter().any(|bare| matches!(bare, Bare::Line | Bare::LineAndCopies))
-        };
-        assert!(!plan(true, 1).rows.iter().any(spins));
-        assert!(plan(true, 2).rows.iter().any(spins));
+    fn rows_hold_both_sides_of_each_round() {
+        let sides = [measured("callgate", 200), measured("futex", 100), measured("pipe", 400)];
+        let sides: Vec<&Measured> = sides.iter().collect();
+        let gap = Situation::Gap(std::time::Duration::from_millis(1));
+        let rows = rows("gap/1ms", &gap.asks(), &sides);
+        let row = |figure: &str| rows.iter().find(|row| row.figure == figure).unwrap();
+        let near = |rounds: &[f64], ns: f64| rounds.iter().all(|round| (round - ns).abs() < 1.0);
+        assert!(row("p50").callgate.rounds.len() == 2 && near(&row("p50").callgate.rounds, 200.0));
+        assert_eq!(row("p50").limits.len(), 2);
+        assert!(near(&row("p50").limits[0].rounds, 100.0));
+        assert_eq!(row("p50").callgate.percentiles[3], (50.0, 200.0));
+        assert_eq!(row("p50").callgate.percentiles.len(), 11);
+        assert!(row("p99").callgate.percentiles.is_empty());
+        assert!(row("p99").callgate.max_ns.unwrap() >= 2_000.0);
+        assert_eq!(row("cpu").limits.len(), 1);
+        assert!(row("cpu").callgate.max_ns.is_none());
+    }
+
+    #[test]
+    fn a_share_is_compared_with_an_even_one() {
+        let asks = Situation::Crowd { clients: 2, loaded: false }.asks();
+        let rows = rows("crowd/2", &asks, &[&measured("callgate", 5), &measured("futex", 5)]);
+        let share = rows.iter().find(|row| row.figure == "share").unwrap();
+        assert_eq!(
+            (share.limits[0].name.as_str(), &share.limits[0].rounds[..]),
+            ("even", &[1.0, 1.0][..])
+        );
     }
 }

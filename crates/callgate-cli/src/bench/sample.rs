@@ -1,10 +1,12 @@
-//! Latency samples: one histogram a round, and what several rounds together say.
+//! Latency samples: what one client measures in one round, and what several rounds together say.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+
+use super::process;
 
 /// Makes an empty histogram of nanoseconds up to five minutes, exact to three digits.
 pub fn histogram() -> Histogram<u64> {
@@ -14,7 +16,7 @@ pub fn histogram() -> Histogram<u64> {
 
 /// What reading the clock twice costs, in nanoseconds: the median over many pairs.
 ///
-/// A measured interval holds about this much of the clock's own time, so that it is subtracted.
+/// Every timed round trip holds about this much of the clock's own time.
 pub fn clock_cost() -> u64 {
     let mut costs: Vec<u64> = (0..2_001)
         .map(|_| {
@@ -76,17 +78,12 @@ pub struct Summary {
 
 impl Rounds {
     /// Adds a round.
-    pub fn add(&mut self, round: &Histogram<u64>) {
-        self.p50.push(round.value_at_quantile(0.5));
-        self.p99.push(round.value_at_quantile(0.99));
-        let all = self.all.get_or_insert_with(histogram);
-        // All histograms here have the same bounds.
-        let _ = all.add(round);
-    }
-
-    /// Rounds so far.
-    pub fn len(&self) -> usize {
-        self.p50.len()
+    pub fn add(&mut self, round: &Sample) {
+        let mut histogram = histogram();
+        round.add_to(&mut histogram);
+        self.p50.push(histogram.value_at_quantile(0.5));
+        self.p99.push(histogram.value_at_quantile(0.99));
+        round.add_to(self.all.get_or_insert_with(self::histogram));
     }
 
     /// Sums up; all zero when there was no round.
@@ -104,6 +101,17 @@ impl Rounds {
 
 /// One kind of round trip. Only [`Trip::go`] is timed.
 pub trait Trip {
+    /// Wakes the other side for a round.
+    ///
+    /// # Errors
+    /// Those of the transport.
+    fn begin(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Lets the other side sleep, after a round.
+    fn end(&mut self) {}
+
     /// Gets the next message ready.
     fn prepare(&mut self) {}
 
@@ -123,53 +131,116 @@ pub trait Trip {
 }
 
 /// How long and how often to repeat a trip.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Pace {
-    /// About how long.
+    /// When to begin, on the monotonic clock in nanoseconds, so that many begin together; a time
+    /// in the past: at once.
+    pub start_ns: u64,
+    /// Trips to throw away first, but no more than fit in a fifth of `time`.
+    pub discard: u64,
+    /// About how long to time each trip.
     pub time: Duration,
-    /// How many trips at the least.
+    /// How many trips to time at the least.
     pub least: u64,
-    /// Pause before each.
+    /// About how long to go on without a clock in each trip; zero: not at all.
+    pub untimed: Duration,
+    /// From one trip's begin to the next; zero: a closed loop.
     pub gap: Duration,
-    /// What the clock costs, in nanoseconds, subtracted from each time.
-    pub clock: u64,
+    /// The process whose CPU time counts beside our own; 0: none.
+    pub server: u32,
 }
 
-/// Repeats a trip and records what each took.
+/// What one client measured in one round.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Sample {
+    /// How long the timed trips took, as pairs of nanoseconds and count.
+    pub pairs: Vec<(u64, u64)>,
+    /// Timed trips.
+    pub trips: u64,
+    /// From the first timed trip's begin to the last's end.
+    pub elapsed_ns: u64,
+    /// What a trip took on the average where none was timed by itself.
+    pub mean_ns: Option<f64>,
+    /// CPU time of both processes during the timed trips.
+    pub cpu_ns: u64,
+}
+
+impl Sample {
+    /// Packs the times of trips that took `elapsed` together.
+    pub fn new(times: &Histogram<u64>, elapsed: Duration) -> Sample {
+        let steps = times.iter_recorded();
+        let pairs = steps.map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
+        let elapsed_ns = elapsed.as_nanos() as u64;
+        Sample { pairs, trips: times.len(), elapsed_ns, ..Sample::default() }
+    }
+
+    /// Adds the times to a histogram.
+    pub fn add_to(&self, histogram: &mut Histogram<u64>) {
+        for (value, count) in &self.pairs {
+            histogram.saturating_record_n(*value, *count);
+        }
+    }
+}
+
+/// Repeats a trip: some thrown away, then each timed, then some without a clock.
 ///
 /// # Errors
 /// The first of the trip's.
-pub fn repeat(trip: &mut impl Trip, pace: Pace) -> io::Result<Histogram<u64>> {
-    let mut histogram = histogram();
+pub fn repeat(trip: &mut impl Trip, pace: Pace) -> io::Result<Sample> {
+    trip.begin()?;
+    process::sleep_until(pace.start_ns);
+    let enough = Instant::now() + pace.time / 5;
+    for _ in 0..pace.discard {
+        once(trip)?;
+        if Instant::now() >= enough {
+            break;
+        }
+    }
+    let cpu_before = process::cpu_ns(pace.server)?;
+    let begun = Instant::now();
+    let times = timed(trip, pace)?;
+    let elapsed = begun.elapsed();
+    let mut sample = Sample::new(&times, elapsed);
+    sample.cpu_ns = process::cpu_ns(pace.server)?.saturating_sub(cpu_before);
+    if !pace.untimed.is_zero() {
+        let each = times.value_at_quantile(0.5).max(1);
+        let trips = (pace.untimed.as_nanos() as u64 / each).max(pace.least).max(1);
+        let begun = Instant::now();
+        for _ in 0..trips {
+            once(trip)?;
+        }
+        sample.mean_ns = Some(begun.elapsed().as_nanos() as f64 / trips as f64);
+    }
+    trip.end();
+    Ok(sample)
+}
+
+fn timed(trip: &mut impl Trip, pace: Pace) -> io::Result<Histogram<u64>> {
+    let mut times = histogram();
+    let mut next_ns = process::monotonic_ns();
     let end = Instant::now() + pace.time;
     loop {
         trip.prepare();
         if !pace.gap.is_zero() {
-            std::thread::sleep(pace.gap);
+            next_ns = (next_ns + pace.gap.as_nanos() as u64).max(process::monotonic_ns());
+            process::sleep_until(next_ns);
         }
         let start = Instant::now();
         trip.go()?;
         let stop = Instant::now();
-        let took = (stop - start).as_nanos() as u64;
-        histogram.saturating_record(took.saturating_sub(pace.clock).max(1));
+        times.saturating_record(((stop - start).as_nanos() as u64).max(1));
         trip.check()?;
-        if stop >= end && histogram.len() >= pace.least {
-            return Ok(histogram);
+        if stop >= end && times.len() >= pace.least {
+            return Ok(times);
         }
     }
 }
 
-/// A histogram as pairs of value and count, for a line of JSON.
-pub fn pack(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
-    let steps = histogram.iter_recorded();
-    steps.map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
-}
-
-/// Adds what [`pack`] made to a histogram.
-pub fn unpack(pairs: &[(u64, u64)], histogram: &mut Histogram<u64>) {
-    for (value, count) in pairs {
-        histogram.saturating_record_n(*value, *count);
-    }
+#[inline]
+fn once(trip: &mut impl Trip) -> io::Result<()> {
+    trip.prepare();
+    trip.go()?;
+    trip.check()
 }
 
 #[cfg(test)]
@@ -182,6 +253,7 @@ mod tests {
         assert_eq!(Spread::of([]), Spread { median: 0, low: 0, high: 0 });
     }
 
+    #[derive(Default)]
     struct Counting {
         trips: u64,
         checks: u64,
@@ -202,21 +274,32 @@ mod tests {
 
     #[test]
     fn repeat_counts_and_checks_each() {
-        let pace = Pace { time: Duration::ZERO, least: 7, gap: Duration::ZERO, clock: 0 };
-        let mut trip = Counting { trips: 0, checks: 0, broken: false };
-        assert_eq!(repeat(&mut trip, pace).unwrap().len(), 7);
-        assert_eq!((trip.trips, trip.checks), (7, 7));
+        let pace = Pace { least: 7, ..Pace::default() };
+        let mut trip = Counting::default();
+        let sample = repeat(&mut trip, pace).unwrap();
+        assert_eq!((sample.trips, trip.trips, trip.checks), (7, 7, 7));
+        assert!(sample.mean_ns.is_none());
         assert!(repeat(&mut Counting { broken: true, ..trip }, pace).is_err());
     }
 
     #[test]
-    fn histograms_travel() {
+    fn thrown_away_and_untimed_trips_are_not_in_the_times() {
+        let time = Duration::from_millis(20);
+        let pace = Pace { discard: 3, least: 5, time, untimed: time, ..Pace::default() };
+        let mut trip = Counting::default();
+        let sample = repeat(&mut trip, pace).unwrap();
+        assert!(trip.trips >= 3 + sample.trips + 5, "{} {}", trip.trips, sample.trips);
+        assert!(sample.mean_ns.unwrap() > 0.0);
+    }
+
+    #[test]
+    fn samples_keep_the_times() {
         let mut one = histogram();
         for value in [1, 130, 130, 75_000, 12_345_678] {
             one.saturating_record(value);
         }
         let mut two = histogram();
-        unpack(&pack(&one), &mut two);
+        Sample::new(&one, Duration::ZERO).add_to(&mut two);
         assert_eq!(one, two);
     }
 }

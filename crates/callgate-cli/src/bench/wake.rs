@@ -94,7 +94,7 @@ pub fn run(args: &WakeArgs) -> Result<(), Failure> {
     let all = process::cpus().doing("sched_getaffinity")?;
     let clock = clock_cost();
     let time = Duration::from_millis(time).max(args.gap * 20);
-    let pace = Pace { time, least: 20, gap: args.gap, clock };
+    let pace = Pace { time, least: 20, gap: args.gap, ..Pace::default() };
     let mut rows = rows(&all)?;
     for _ in 0..rounds {
         for row in &mut rows {
@@ -167,8 +167,9 @@ fn print(report: &Report) -> Result<(), Failure> {
     writeln!(
         out,
         "Round trips between two processes that sleep in the primitive; {} rounds, interleaved;\n\
-         medians of the rounds (lowest to highest round); {} before each.",
+         medians of the rounds (lowest to highest round), the clock's {} included; {} before each.",
         report.rounds,
+        nanos(report.clock_ns),
         if report.gap_ns == 0 { "no pause".to_owned() } else { nanos(report.gap_ns) + " pause" },
     )?;
     let mut table =

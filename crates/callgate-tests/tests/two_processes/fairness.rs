@@ -1,10 +1,10 @@
 //! The slow and the greedy beside the others.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use callgate::{CallError, CallOptions, Client, ClientOptions};
 use callgate_tests::data::{is_reply, method as m, request};
-use callgate_tests::{Peer, Place, within};
+use callgate_tests::{Peer, Place, until, within};
 
 use crate::{LONGEST, PEER, method};
 
@@ -166,6 +166,40 @@ fn a_slow_handler_beside_quick_ones() {
         server.ask("unblock");
         for (at, pending) in aside.into_iter().enumerate() {
             assert_eq!(pending.wait().expect("a reply").to_vec(), vec![at as u8; 3_000]);
+        }
+    });
+}
+
+/// CPU time of all threads of a process, in nanoseconds.
+fn cpu_ns(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
+    let files = tasks.map(|task| task.expect("a task").path().join("schedstat"));
+    let ran = |text: String| text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok());
+    files.filter_map(|file| std::fs::read_to_string(file).ok().and_then(ran)).sum()
+}
+
+/// However busy its clients kept it, a server sleeps once they have stopped calling.
+#[test]
+fn a_server_goes_quiet_after_busy_clients() {
+    within(LONGEST, || {
+        let place = Place::new();
+        let server = place.server(PEER, &[]);
+        let mut clients = Vec::new();
+        for count in [1, 2, 3, 8] {
+            clients.resize_with(count, || Client::connect(place.name()).expect("connect"));
+            std::thread::scope(|scope| {
+                for client in &clients {
+                    scope.spawn(|| calls(client, 500));
+                }
+            });
+            let (mut seen, mut since) = (0, Instant::now());
+            until("a quarter of a second of sleep", || {
+                let now = cpu_ns(server.pid());
+                if now != seen {
+                    (seen, since) = (now, Instant::now());
+                }
+                (since.elapsed() > Duration::from_millis(250)).then_some(())
+            });
         }
     });
 }

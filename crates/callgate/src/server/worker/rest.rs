@@ -16,6 +16,7 @@ use callgate_sys::{clock, process};
 
 use super::{Handler, Worker};
 use crate::server::admission::DESK_TOKENS;
+use crate::server::shared::Phase;
 use crate::wait::{cpus, pause_between_looks};
 
 /// Passes without a call before the clock is read: about a microsecond.
@@ -26,6 +27,8 @@ const PASSES_PER_CLOCK: u32 = 16;
 const CROWD_PASSES: u32 = 8;
 /// How often a busy worker looks at its poller, in nanoseconds.
 const LOOK_NS: u64 = 20_000;
+/// The same while admission watches it, and rings.
+const LOOK_WATCHED_NS: u64 = 1_000_000;
 /// Most clients on whose words a worker sleeps.
 const WORDS_MAX: usize = 4;
 
@@ -70,9 +73,8 @@ impl<H: Handler> Worker<H> {
         if let Some(took_ns) = yielded_ns {
             self.habit = self.habit.yielded(took_ns, false);
         }
-        if now_ns.saturating_sub(self.looked_ns) > LOOK_NS {
-            self.look(now_ns);
-            rest.is_over = true;
+        if self.look_around(now_ns) {
+            rest.is_over = self.shared.phase() != Phase::Serving;
         } else if now_ns - rest.began_ns >= rest.budget_ns {
             if rest.budget_ns > 0 {
                 self.pace.dry();
@@ -103,9 +105,7 @@ impl<H: Handler> Worker<H> {
         }
         let now_ns = clock::now_ns();
         self.pace.worked(self.woken_ns.take().map(|woken_ns| now_ns.saturating_sub(woken_ns)));
-        if now_ns.saturating_sub(self.looked_ns) > LOOK_NS {
-            self.look(now_ns);
-        }
+        self.look_around(now_ns);
         if self.is_crowded() {
             // A crowd: its clients yield to each other and to us; see `CallerPace::yields_first`.
             let calls = self.desk().calls.load(Ordering::Relaxed);
@@ -137,11 +137,18 @@ impl<H: Handler> Worker<H> {
         Some(after_ns - now_ns)
     }
 
-    /// Looks at the poller without waiting, and at what is due.
-    fn look(&mut self, now_ns: u64) {
+    /// Looks at the poller without waiting, and at what is due, if the bell was rung or it is time; returns whether so.
+    fn look_around(&mut self, now_ns: u64) -> bool {
+        let due_ns = self.looked_ns + if self.watched { LOOK_WATCHED_NS } else { LOOK_NS };
+        if now_ns < due_ns && self.desk().bell().1 == self.bell_seen {
+            return false;
+        }
         self.looked(now_ns);
-        self.wait(Some(0));
+        if !self.answer_bell() {
+            self.wait(Some(0));
+        }
         self.do_what_is_due(now_ns);
+        true
     }
 
     /// Notes the time, and where we run.
