@@ -1,7 +1,7 @@
 //! What a cell carries besides its state: the head word, and a body that is a short payload or the place of a long one.
 //!
 //! ```text
-//! head of a request   bits  0..16  next      cell that the client will publish after this one
+//! head of a request   bits  0..16  next      cell of the client's next call: this one, or another
 //!                     bits 16..22  length    bytes inside the cell, 0..=48; 0 when far
 //!                     bit  22      far       the body is a place
 //!                     bits 23..28  zero

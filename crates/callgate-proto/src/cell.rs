@@ -47,7 +47,7 @@ const REPLY: u32 = 2 << PHASE_SHIFT;
 const RELEASED: u32 = 3 << PHASE_SHIFT;
 const TURN_SHIFT: u32 = 6;
 
-/// Tries to change a word that a peer may be changing all the time; an honest one changes it twice at most.
+/// Tries to change a word that a peer may be changing all the time; an honest one changes it a few times at most.
 const TRIES: u32 = 16;
 
 /// What a client owes a server after it published: how to wake it.
@@ -394,13 +394,13 @@ impl Cell {
 
 /// Both sides.
 impl Cell {
-    /// The word that the client sleeps on.
+    /// The word that either side sleeps on: the client for a reply, the server for a request.
     #[must_use]
     pub fn futex(&self) -> &AtomicU32 {
         &self.state
     }
 
-    /// Relaxed everywhere: the swap of the state word that follows publishes all of it.
+    /// Relaxed everywhere: the change of the state word that follows publishes all of it.
     #[inline(always)]
     fn fill(&self, word: u32, head: u64, body: Body) {
         at!("proto.cell.fill", {

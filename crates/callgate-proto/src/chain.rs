@@ -4,12 +4,12 @@
 //! slow calls keep their cells while others pass: there is no head of line to block. All indices here are private; what
 //! the peer names is checked before it becomes one.
 //!
-//! A call that is alone names *its own* cell as the next: then one line bounces between the two, which costs half of what
-//! two lines in turn do (a poller that looks at the second line takes it from the client that is about to write it). When
-//! another call comes before that one has ended, the server waits at a cell that is taken: the client publishes the call
-//! elsewhere and writes a **detour**, the number of the call and its cell, into a line of its own, where the server looks
-//! whenever the cell that it waits at was named by itself. The detour's word is written before [`Cell::disarm`] of the
-//! cell where the server waits, and read after [`Cell::arm_request`] of it: whichever of these comes second sees the other.
+//! A call that is alone names *its own* cell as the next: then one line bounces between the two, and not two in turn,
+//! of which a poller takes the second from the client that is about to write it. When another call comes before that
+//! one has ended, the server waits at a cell that is taken: the client publishes the call elsewhere and writes a
+//! **detour**, the number of the call and its cell, into a line of its own, where the server looks whenever the cell
+//! that it waits at was named by itself. The detour's word is written before [`Cell::disarm`] of the cell where the
+//! server waits, and read after [`Cell::arm_request`] of it: whichever of these comes second sees the other.
 
 use crate::Violation;
 use crate::cell::{Deadline, Doorbell, Ring, TakenRequest, Turn};

@@ -4,7 +4,7 @@
 //! byte     0  +--------------------------------------------------+
 //!             | Header: server line                              |  written by the server only
 //!         64  +--------------------------------------------------+
-//!             | spare line (zero)                                |  keeps cell 0 off the server line's pair
+//!             | Detour: client line                              |  written by the client only
 //!        128  +--------------------------------------------------+
 //!             | Cell 0: state | deadline | head | body[6]        |  64 bytes, one cache line
 //!        192  +--------------------------------------------------+
@@ -58,7 +58,7 @@ pub struct Header {
     pub(crate) spare: [AtomicU32; 15],
 }
 
-/// The client's line after the server's.
+/// The client's line after the server's: where a call stands that did not come where it was expected.
 #[repr(C, align(64))]
 pub struct Detour {
     /// Number of a call (48 bits, counted from 1) and the cell where its request stands (low 16 bits); see

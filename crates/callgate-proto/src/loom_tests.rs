@@ -119,7 +119,7 @@ fn a_reply_that_is_seen_is_whole() {
     });
 }
 
-/// A caller that went to sleep is woken: the reply's swap saw ARMED, or arming saw the reply.
+/// A caller that went to sleep is woken: publishing the reply saw ASLEEP, or going to sleep saw the reply.
 #[test]
 fn no_lost_reply_wake() {
     loom::model(|| {

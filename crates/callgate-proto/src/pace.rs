@@ -4,13 +4,15 @@
 //! halted one instead. So nobody spins blindly:
 //!
 //! * A caller that had to ring found the server asleep: it sleeps at once (COLD).
-//! * A caller that found the server polling spins, for as long as answers have been taking, but never longer than a
-//!   wake-up costs (HOT). Where answers take longer than that it sleeps (LONG), and tries again now and then.
-//! * Where more connections are active than there are CPUs, or the server was last seen on the caller's own CPU, it
-//!   yields instead of spinning (CROWD). A yield that took long means that strangers want the CPU: then yielding is
-//!   banned for a while that grows each time.
-//! * The server polls after an answer while that pays: told by its clients how long they think between calls, and taught
-//!   by polls that found nothing.
+//! * A caller that found the server polling keeps away from the line for a moment ([`Gap`]), then spins: for twice as
+//!   long as answers have been taking, at least half of a wake-up and never longer than one (HOT). Where answers take
+//!   longer than that it sleeps (LONG), and tries again now and then.
+//! * Where the active clients and the worker are more than the CPUs, or the server was last seen on the caller's own
+//!   CPU, it yields instead of spinning (CROWD), and in a crowd gives way once in a turn even if answers come at
+//!   once. Yields that brought the answer make a habit of it ([`YieldHabit`]). Several yields that took long mean
+//!   that strangers want the CPU: then yielding is banned for a while that grows each time ([`YieldBan`]).
+//! * The server polls after an answer while that pays: told by its clients how long they think between calls, and
+//!   taught by polls that found nothing, and by calls that took long.
 
 use crate::body::{ReplyHead, Think};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};

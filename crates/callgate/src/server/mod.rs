@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `mod` | [`Server`]: beginning, draining, stopping; [`Handler`] |
 //! | `admission` | handshakes, limits, refusals |
-//! | `worker` | taking calls, running the handler, sleeping |
+//! | `worker` | taking calls, running the handler; `rest` in it: looking, yielding, sleeping |
 //! | `connection` | answering, reply memory |
 //! | `call` | [`Call`], [`ReplyLoan`] |
 //! | `ledger` | what each user uses |

@@ -1,7 +1,8 @@
 //! A worker: takes calls from the connections it was given, runs the handler, and decides when to sleep.
 //!
 //! Connections that are active are polled in user space. One that was quiet for a while is *armed*: its client rings for
-//! the next call, and epoll tells which of thousands rang. Before the worker sleeps, all are armed.
+//! the next call over its socket, and epoll tells which of thousands rang. Before the worker sleeps, all are armed; how it
+//! sleeps, and how its clients ring then, is in `rest`.
 
 mod link;
 mod rest;
