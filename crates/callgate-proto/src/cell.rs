@@ -424,15 +424,16 @@ impl Cell {
 impl Detour {
     /// Says where a call stands.
     pub(crate) fn lead(&self, word: u64) {
-        // Relaxed: EDGE detour; `Cell::disarm` hands it over.
-        at!("proto.detour.lead", self.word.store(word, Ordering::Relaxed));
+        // EDGE led (other end: `word`): Release, so that who sees the detour sees the request that it leads to, and does not
+        // arm that cell instead. For a server that sleeps see EDGE detour.
+        at!("proto.detour.lead", self.word.store(word, Ordering::Release));
     }
 
     /// What was said last.
     #[inline(always)]
     pub(crate) fn word(&self) -> u64 {
-        // Relaxed: the call itself is handed over at its cell (EDGE request). For sleeping see EDGE detour.
-        self.word.load(Ordering::Relaxed)
+        // EDGE led (other end: `lead`).
+        self.word.load(Ordering::Acquire)
     }
 }
 

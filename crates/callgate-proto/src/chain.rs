@@ -18,6 +18,11 @@ use crate::sync::{AtomicU64, Ordering};
 
 const NUMBER_SHIFT: u32 = 16;
 
+/// The number after this one: 48 bits, never 0, which is what a fresh or a punched detour says.
+fn after(number: u64) -> u64 {
+    ((number + 1) & (u64::MAX >> NUMBER_SHIFT)).max(1)
+}
+
 /// The client's end: which cell and turn the next call gets.
 pub struct Submitter {
     turn: Turn,
@@ -82,7 +87,7 @@ impl Submitter {
         let next = if self.taken { cell } else { self.pop() };
         self.out += 1;
         self.turn = turn.next();
-        self.number = number + 1;
+        self.number = after(number);
         self.cell = next;
         Some(Ticket { turn, cell, next, detour })
     }
@@ -198,7 +203,7 @@ impl Intake {
         let taken = Taken { turn: self.turn, cell: self.cell, request };
         self.own = (next == self.cell).then_some(self.turn);
         self.turn = self.turn.next();
-        self.number += 1;
+        self.number = after(self.number);
         self.cell = next;
         Ok(Some(taken))
     }
@@ -312,8 +317,9 @@ pub fn publish(
     let mut at = ticket.cell;
     if let Some((waits_at, word)) = ticket.detour {
         detour.lead(word);
-        bell = cells[usize::from(waits_at)].disarm();
-        at = waits_at;
+        if let Some(duty) = cells[usize::from(waits_at)].disarm() {
+            (bell, at) = (Some(duty), waits_at);
+        }
     }
     match bell {
         None => Ring::No,

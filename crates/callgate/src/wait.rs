@@ -23,6 +23,10 @@ const LOOKS_PER_CLOCK: u32 = 16;
 const SLICE_FIRST_NS: u64 = 1_000_000_000;
 const SLICE_MAX_NS: u64 = 30_000_000_000;
 
+/// Sleepers that an honest connection has on one word: a caller, and the worker that waits there for the next call. A peer
+/// that parks more of its own there loses its wakes, and does not make us wake them all.
+pub(crate) const SLEEPERS_MAX: u32 = 2;
+
 /// What a wait needs to know.
 pub(crate) struct Wait<'a> {
     pub(crate) cell: &'a Cell,

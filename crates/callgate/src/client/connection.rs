@@ -26,7 +26,7 @@ use callgate_sys::{clock, futex, process as sys_process};
 use crate::error::{CallError, Side, Started};
 use crate::options::{ClientOptions, WhenFull};
 use crate::region::{ControlView, Incoming, SharedBytes, Unusable};
-use crate::wait::wake_sleepers;
+use crate::wait::{SLEEPERS_MAX, wake_sleepers};
 
 /// How long a caller that waits for room sleeps at most before it looks for late replies, which nobody announces.
 const ROOM_SLICE_LATE: Duration = Duration::from_millis(1);
@@ -222,7 +222,7 @@ impl Connection {
         match ring {
             Ring::No => {}
             Ring::Word(cell) => {
-                futex::wake(self.control.cell(cell).futex(), u32::MAX);
+                futex::wake(self.control.cell(cell).futex(), SLEEPERS_MAX);
             }
             Ring::Socket if self.socket.ring() == Rung::Gone => {
                 self.end(self.what_the_kernel_says());

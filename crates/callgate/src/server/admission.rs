@@ -29,7 +29,7 @@ const LISTENER_TOKEN: u64 = u64::MAX;
 const WAKER_TOKEN: u64 = u64::MAX - 1;
 const RELEASE_TOKEN: u64 = u64::MAX - 2;
 /// Tokens of the desks' pollers count up from here; those of clients count up from 0.
-pub(super) const DESK_TOKENS: u64 = 1 << 63;
+const DESK_TOKENS: u64 = 1 << 63;
 /// Connections accepted before other events get their turn.
 const ACCEPTS_PER_EVENT: usize = 64;
 
@@ -59,6 +59,10 @@ impl Admission {
         let door = &shared.door;
         door.add(&listener, LISTENER_TOKEN, false)?;
         door.add(&shared.admission, WAKER_TOKEN, false)?;
+        // Now, while they hold one descriptor each: the kernel looks through all of them when one poller joins another.
+        for (token, desk) in (DESK_TOKENS..).zip(&shared.desks) {
+            door.add(&desk.poller, token, true)?;
+        }
         if let Some(watch) = shared.ledger.watch() {
             door.add(watch, RELEASE_TOKEN, false)?;
         }
@@ -87,17 +91,19 @@ impl Admission {
                 tracing::error!(%error, "cannot wait for clients");
                 thread::sleep(Duration::from_millis(10));
             }
+            // First what others wait for: a worker that sleeps on its clients' words learns from here of the rest.
+            for event in events.iter().filter(|event| event.token >= DESK_TOKENS) {
+                let index = (event.token - DESK_TOKENS) as usize;
+                if let Some(desk) = self.shared.desks.get(index) {
+                    desk.ring();
+                }
+            }
             for event in &events {
                 match event.token {
                     LISTENER_TOKEN => self.accept(),
                     WAKER_TOKEN => self.shared.admission.drain(),
                     RELEASE_TOKEN => self.shared.ledger.settle(),
-                    token if token >= DESK_TOKENS => {
-                        let index = (token - DESK_TOKENS) as usize;
-                        if let Some(desk) = self.shared.desks.get(index) {
-                            desk.ring();
-                        }
-                    }
+                    token if token >= DESK_TOKENS => {}
                     token => self.greet(token),
                 }
             }

@@ -19,6 +19,7 @@ use callgate_sys::{futex, process};
 use super::shared::Shared;
 use crate::error::ReplyError;
 use crate::region::{ControlView, block_bytes};
+use crate::wait::SLEEPERS_MAX;
 
 /// Messages with descriptors that a client may leave unread: as many as a burst of growing replies can need before a
 /// client that is merely slow to be scheduled has read one.
@@ -202,7 +203,7 @@ impl Connection {
             ReplyHead { failure, active: hints as u16, cpu: ((hints >> 32) as u32).checked_sub(1) };
         let place = self.control.cell(cell);
         if place.publish_reply(turn, head, word, body) {
-            futex::wake(place.futex(), u32::MAX);
+            futex::wake(place.futex(), SLEEPERS_MAX);
         }
         Ok(())
     }

@@ -76,8 +76,6 @@ pub(super) struct Worker<H> {
     found_events: bool,
     /// The count of the desk's bell that was answered.
     bell_seen: u32,
-    /// Whether admission watches our poller while we sleep on words.
-    watched: bool,
 }
 
 impl<H: Handler> Worker<H> {
@@ -107,7 +105,6 @@ impl<H: Handler> Worker<H> {
             woken_ns: None,
             found_events: false,
             bell_seen: 0,
-            watched: false,
         }
     }
 

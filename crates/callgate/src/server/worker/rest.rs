@@ -15,7 +15,6 @@ use callgate_sys::futex::{self, Waited, Word};
 use callgate_sys::{clock, process};
 
 use super::{Handler, Worker};
-use crate::server::admission::DESK_TOKENS;
 use crate::server::shared::Phase;
 use crate::wait::{cpus, pause_between_looks};
 
@@ -25,12 +24,10 @@ const FIRST_PASSES: u32 = 24;
 const PASSES_PER_CLOCK: u32 = 16;
 /// Passes without a call between two yields in a crowd.
 const CROWD_PASSES: u32 = 8;
-/// How often a busy worker looks at its poller, in nanoseconds.
-const LOOK_NS: u64 = 20_000;
+/// How often a busy worker looks at its poller unasked, in nanoseconds: never wholly dependent on being told.
+const LOOK_NS: u64 = 1_000_000;
 /// The same when there is news: a client that rings without end must not keep the worker from the others.
 const LOOK_NEWS_NS: u64 = 5_000;
-/// The same while admission watches it, and rings.
-const LOOK_WATCHED_NS: u64 = 1_000_000;
 /// Most clients on whose words a worker sleeps.
 const WORDS_MAX: usize = 4;
 
@@ -141,23 +138,19 @@ impl<H: Handler> Worker<H> {
 
     /// Looks at the poller without waiting, and at what is due, if the bell was rung or it is time; returns whether so.
     fn look_around(&mut self, now_ns: u64) -> bool {
-        let after_ns = match self.watched {
-            _ if self.has_news() => LOOK_NEWS_NS,
-            true => LOOK_WATCHED_NS,
-            false => LOOK_NS,
-        };
+        let after_ns = if self.has_news() { LOOK_NEWS_NS } else { LOOK_NS };
         if now_ns < self.looked_ns + after_ns {
             return false;
         }
-        self.looked(now_ns);
+        self.looked_ns = now_ns;
+        self.see_where();
         self.answer_bell();
         self.do_what_is_due(now_ns);
         true
     }
 
-    /// Notes the time, and where we run.
-    fn looked(&mut self, now_ns: u64) {
-        self.looked_ns = now_ns;
+    /// Notes where we run.
+    fn see_where(&mut self) {
         self.cpu_hint = (u64::from(process::current_cpu()) + 1) << 32;
     }
 
@@ -169,7 +162,7 @@ impl<H: Handler> Worker<H> {
         let tidy_ns = self.tidy.front().map(|tidy| tidy.due_ns);
         let due_ns = tidy_ns.into_iter().chain(self.next_tick_ns).min();
         let few = !self.active.is_empty() && self.active.len() <= WORDS_MAX;
-        if few && self.is_watched() {
+        if few {
             match self.sleep_on_words(due_ns) {
                 Some(true) => return,
                 Some(false) => {}
@@ -179,10 +172,6 @@ impl<H: Handler> Worker<H> {
         if !self.active.iter().all(|index| self.arm(*index, Doorbell::Socket).is_some()) {
             return; // the next pass takes what came meanwhile
         }
-        if self.watched {
-            let _ = self.shared.door.remove(&self.desk().poller);
-            self.watched = false;
-        }
         for index in std::mem::take(&mut self.active) {
             if let Some(link) = self.links[index].as_mut() {
                 link.active = false;
@@ -190,15 +179,6 @@ impl<H: Handler> Worker<H> {
         }
         self.wait(due_ns);
         self.is_awake();
-    }
-
-    /// Whether admission watches our poller, so that we need not.
-    fn is_watched(&mut self) -> bool {
-        if !self.watched {
-            let token = DESK_TOKENS + self.index as u64;
-            self.watched = self.shared.door.add(&self.desk().poller, token, true).is_ok();
-        }
-        self.watched
     }
 
     /// Sleeps on the words of the active connections. `Some(true)`: there was something to take. `Some(false)`: the
@@ -238,7 +218,7 @@ impl<H: Handler> Worker<H> {
     fn is_awake(&mut self) {
         let now_ns = clock::now_ns();
         self.woken_ns = Some(now_ns);
-        self.looked(now_ns);
+        self.see_where();
         if self.has_news() {
             self.answer_bell();
         }
