@@ -26,7 +26,7 @@ use rest::Rest;
 use super::Handler;
 use super::shared::{Desk, Phase, Shared, WAKER_TOKEN, lock};
 use crate::region::{Incoming, Unusable};
-use crate::wait::cpus;
+use crate::wait::learn_cpus;
 
 /// Calls taken from one connection before the next one's turn.
 const BATCH: u32 = 16;
@@ -395,7 +395,7 @@ impl<H: Handler> Worker<H> {
     }
 }
 
-/// How many CPUs there are for workers and clients; asked early, so that no call pays for it.
+/// How many CPUs there are for workers and clients, quotas included; asked early, so that no call pays for it.
 pub(super) fn warm_up() {
-    let _ = cpus();
+    learn_cpus();
 }

@@ -62,11 +62,15 @@ impl Mapping {
                 Ok(()) => return Ok(()),
                 Err(Errno::INTR | Errno::AGAIN) => continue,
                 // Before Linux 5.14.
-                Err(Errno::INVAL) => break,
+                Err(Errno::INVAL) => return self.touch(fd),
                 // A page could not be had. Allocating them says why.
                 Err(error) => return fd.allocate(self.len).and(Err(error)),
             }
         }
+    }
+
+    /// Does what [`Mapping::populate`] does, page by page.
+    fn touch(&self, fd: &MemFd) -> Result<(), Errno> {
         // First: a touch of a page that the system does not have would end the process.
         fd.allocate(self.len)?;
         for offset in (0..self.len).step_by(page_size()) {
@@ -232,3 +236,24 @@ const CONTROL_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 
 /// The seals of payload memory, besides `SEAL`.
 const PAYLOAD_SEALS: SealFlags = CONTROL_SEALS.union(SealFlags::FUTURE_WRITE);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_kernel_allocates_every_page_too() {
+        let len = 5 * page_size();
+        for touched in [false, true] {
+            let fd = MemFd::create(len).unwrap();
+            let mapping = Mapping::new(&fd, len, ProtFlags::READ | ProtFlags::WRITE).unwrap();
+            if touched {
+                mapping.touch(&fd).unwrap();
+            }
+            fd.seal(PAYLOAD_SEALS).unwrap();
+            // A receiver refuses memory with holes, so this tells whether there are any.
+            let accepted = PayloadReader::accept(fd, len);
+            assert_eq!(accepted.is_ok(), touched, "{accepted:?}");
+        }
+    }
+}

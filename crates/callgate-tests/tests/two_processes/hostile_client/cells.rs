@@ -10,7 +10,7 @@ use callgate_tests::hostile::{Raw, control_size, state, wait_closed};
 use callgate_tests::memory::punch;
 use callgate_tests::usage::cpu_ticks;
 use callgate_tests::{Place, Rng, until, within};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Everything that a call's cell can say and must not.
@@ -234,5 +234,41 @@ fn an_armed_connection_full_of_nonsense_costs_no_time() {
         until("some time passes", || (began.elapsed() >= Duration::from_millis(500)).then_some(()));
         let used = cpu_ticks(server.pid()) - ticks;
         assert!(used <= 10, "{used} ticks of processor time in half a second of nothing");
+    });
+}
+
+/// Moves those who sleep on `from` to `to`; tells how many.
+fn requeue(from: &AtomicU32, to: &AtomicU32) -> i64 {
+    // SAFETY: both words are live atomics; the kernel changes neither, and wakes nobody (0), moves at most 10.
+    unsafe {
+        libc::syscall(libc::SYS_futex, from.as_ptr(), libc::FUTEX_REQUEUE, 0, 10usize, to.as_ptr())
+    }
+}
+
+/// A client that moves the sleeping worker off its own word (FUTEX_REQUEUE) takes away its own doorbell, and no other.
+#[test]
+fn a_sleeper_that_is_moved_hears_the_others() {
+    // Where the system cannot sleep on several words, workers sleep on none.
+    if callgate_sys::futex::wait_any(&[], Some(0)).is_none() {
+        return;
+    }
+    within(LONGEST, || {
+        let place = Place::new();
+        let _server = place.server(PEER, &[]);
+        let mut raw = Raw::connect(&place.path(), 65, QUOTA);
+        let honest = Client::connect(place.name()).expect("connect");
+        for round in 0..20u8 {
+            let ticket = raw.publish_bytes(m::ECHO, &[round]);
+            raw.wait(ticket).expect("still connected");
+            raw.put_back(ticket);
+            let (from, to) = (raw.words.state(ticket.next), &raw.words.words32()[20]);
+            let moved = until("the worker sleeps on our word", || {
+                Some(requeue(from, to)).filter(|moved| *moved > 0)
+            });
+            assert_eq!(moved, 1);
+            // In turns by its word and, the first time, by its socket.
+            let options = crate::method(m::ECHO).timeout(Duration::from_secs(10));
+            assert_eq!(honest.call_with(options, &[round]).expect("served").to_vec(), [round]);
+        }
     });
 }
