@@ -164,7 +164,7 @@ impl CallerPace {
     #[inline]
     #[must_use]
     pub fn gap(&self) -> Gap {
-        Gap { sixteenths: self.gap.load(Ordering::Relaxed) as u8 }
+        Gap { quarters: self.gap.load(Ordering::Relaxed) as u16 }
     }
 
     /// Learns how many looks a reply took after the gap; stores only what changed.
@@ -172,7 +172,7 @@ impl CallerPace {
     pub fn found(&self, gap: Gap, look: u32) {
         let learned = gap.found(look);
         if learned != gap {
-            self.gap.store(learned.sixteenths.into(), Ordering::Relaxed);
+            self.gap.store(learned.quarters.into(), Ordering::Relaxed);
         }
     }
 
@@ -306,41 +306,44 @@ impl YieldBan {
     }
 }
 
-/// How long to keep away from a line after writing it, in PAUSEs: for about as long as the peer takes to answer.
+/// How long to keep away from a line after writing it: for about as long as the peer takes to answer.
 ///
 /// A look that comes while the peer is about to write takes the line from it, and the peer has to fetch it back. So the
 /// first look is put off, by a time that is learned: a little shorter when that look finds the answer (it may have been
 /// there for long), longer when it comes too early. It settles where three first looks in four find the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    sixteenths: u8,
+    /// In quarters of a nanosecond.
+    quarters: u16,
 }
 
 impl Gap {
-    const MAX: u8 = 8 * 16;
+    const MAX: u16 = 400 * 4;
+    const SHORTER: u16 = 2;
+    const LONGER: u16 = 3 * Self::SHORTER;
 
-    /// PAUSEs before the first look.
+    /// Nanoseconds before the first look.
     #[inline]
     #[must_use]
-    pub fn pauses(self) -> u32 {
-        u32::from(self.sixteenths / 16)
+    pub fn ns(self) -> u32 {
+        u32::from(self.quarters / 4)
     }
 
     /// Learns that the answer was found at this look, counted from 0.
     #[inline]
     #[must_use]
     pub fn found(self, look: u32) -> Self {
-        let sixteenths = match look {
-            0 => self.sixteenths.saturating_sub(1),
-            _ => (self.sixteenths + 3).min(Self::MAX),
+        let quarters = match look {
+            0 => self.quarters.saturating_sub(Self::SHORTER),
+            _ => (self.quarters + Self::LONGER).min(Self::MAX),
         };
-        Self { sixteenths }
+        Self { quarters }
     }
 }
 
 impl Default for Gap {
     fn default() -> Self {
-        Self { sixteenths: 2 * 16 }
+        Self { quarters: 50 * 4 }
     }
 }
 
@@ -510,20 +513,20 @@ mod tests {
 
     #[test]
     fn a_gap_settles_where_the_answer_comes() {
-        // The answer comes five PAUSEs after the line was written, and the looks are two PAUSEs apart.
+        // The answer comes 105 ns after the line was written, and the looks are 25 ns apart.
         let mut gap = Gap::default();
         for _ in 0..1_000 {
-            gap = gap.found(5u32.saturating_sub(gap.pauses()).div_ceil(2));
+            gap = gap.found(105u32.saturating_sub(gap.ns()).div_ceil(25));
         }
-        assert!((4..=5).contains(&gap.pauses()), "{gap:?}");
+        assert!((103..=107).contains(&gap.ns()), "{gap:?}");
         for _ in 0..1_000 {
             gap = gap.found(0);
         }
-        assert_eq!(gap.pauses(), 0);
+        assert_eq!(gap.ns(), 0);
         for _ in 0..1_000 {
             gap = gap.found(9);
         }
-        assert_eq!(gap.pauses(), 8);
+        assert_eq!(gap.ns(), 400);
     }
 
     #[test]

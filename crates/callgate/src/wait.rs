@@ -58,13 +58,13 @@ impl Wait<'_> {
             && !self.pace.yields_first(process::current_cpu)
         {
             let gap = self.pace.gap();
-            process::pause(gap.pauses());
+            process::pause_ns(gap.ns());
             for look in 0..FIRST_LOOKS {
                 if self.cell.has_reply(self.turn)? {
                     self.pace.found(gap, look);
                     return Ok(Ended::Reply { slept: false });
                 }
-                pause_between_looks();
+                process::pause_between_looks();
             }
         }
         self.run_on()
@@ -113,13 +113,13 @@ impl Wait<'_> {
                 if self.pace.is_yielding_banned(now_ns) {
                     break;
                 }
-                pause_between_looks();
+                process::pause_between_looks();
             } else {
                 for _ in 0..LOOKS_PER_CLOCK {
                     if self.cell.has_reply(self.turn)? {
                         return Ok(true);
                     }
-                    pause_between_looks();
+                    process::pause_between_looks();
                 }
                 now_ns = clock::now_ns();
             }
@@ -178,12 +178,6 @@ pub(crate) fn wake_sleepers(life: &Life, cells: &[Cell]) -> bool {
         process::yield_now();
     }
     !life.has_sleepers()
-}
-
-/// Waits between two looks at a line, so that the writer can have it: looking at full speed costs a factor of 1.7.
-#[inline]
-pub(crate) fn pause_between_looks() {
-    process::pause(2);
 }
 
 fn surroundings(now_ns: u64) -> Surroundings {

@@ -3,6 +3,7 @@
 
 mod cpus;
 mod generation;
+mod moment;
 mod pidfd;
 mod tracked;
 
@@ -14,6 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub use cpus::{cpus_allowed, cpus_usable};
 pub use generation::{generation, is_current};
+pub use moment::{pause_between_looks, pause_ns};
 pub use pidfd::PidFd;
 pub(crate) use tracked::TrackedFd;
 
@@ -82,14 +84,6 @@ pub fn will_write<T>(place: &T) {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = place;
-}
-
-/// Waits for the time of so many `PAUSE`s between two looks at memory that another CPU writes.
-#[inline(always)]
-pub fn pause(count: u32) {
-    for _ in 0..count {
-        std::hint::spin_loop();
-    }
 }
 
 /// Gives a number other than 0 that no other process, and no other call, is likely to get.

@@ -76,11 +76,16 @@ pub fn yield_now() {
 /// Does nothing: a hint for caches.
 pub fn will_write<T>(_place: &T) {}
 
-/// Waits a little between two looks at memory that another CPU writes.
-pub fn pause(count: u32) {
-    if count > 0 {
-        inside().point("sys.process.pause", 100 * u64::from(count));
+/// Waits a moment.
+pub fn pause_ns(ns: u32) {
+    if ns > 0 {
+        inside().point("sys.process.pause", ns.into());
     }
+}
+
+/// Waits between two looks at memory that another CPU writes.
+pub fn pause_between_looks() {
+    pause_ns(50);
 }
 
 /// Gives a number other than 0 that no other process gets.

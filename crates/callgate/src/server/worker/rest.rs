@@ -16,7 +16,7 @@ use callgate_sys::{clock, process};
 
 use super::{Handler, Worker};
 use crate::server::shared::Phase;
-use crate::wait::{cpus, pause_between_looks};
+use crate::wait::cpus;
 
 /// Passes without a call before the clock is read: about a microsecond.
 const FIRST_PASSES: u32 = 24;
@@ -59,10 +59,10 @@ impl<H: Handler> Worker<H> {
             false => self.habit.yields_first(),
         };
         if rest.passes < FIRST_PASSES && !yields {
-            return pause_between_looks();
+            return process::pause_between_looks();
         }
         if !yields && !rest.passes.is_multiple_of(PASSES_PER_CLOCK) && rest.began_ns != 0 {
-            return pause_between_looks();
+            return process::pause_between_looks();
         }
         let now_ns = clock::now_ns();
         if rest.began_ns == 0 {
@@ -83,7 +83,7 @@ impl<H: Handler> Worker<H> {
         } else {
             rest.yielded_ns = self.give_way(now_ns);
             if rest.yielded_ns.is_none() {
-                pause_between_looks();
+                process::pause_between_looks();
             }
         }
     }
@@ -116,7 +116,7 @@ impl<H: Handler> Worker<H> {
             && !self.habit.yields_first()
             && !self.pace.sleeps_at_once(self.shared.wait)
         {
-            process::pause(self.gap.pauses());
+            process::pause_ns(self.gap.ns());
         }
     }
 

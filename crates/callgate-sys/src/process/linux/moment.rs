@@ -1,0 +1,67 @@
+//! Waiting for some nanoseconds without reading a clock.
+//!
+//! A PAUSE takes 3 ns on some processors and 45 ns on others, which is too coarse to hit the moment at which a peer has
+//! written a line, and it is kind to a sibling thread of the core, which may be that very peer. So a wait is made of PAUSEs
+//! as far as these go, and its rest of turns of an empty loop. Both are measured once for each process.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::clock;
+
+/// What fits into 1,024 ns, in 1,024ths: PAUSEs in the low half, turns in the high half. 0: not measured yet. Relaxed: both
+/// halves are in one word, and nothing hangs on it.
+static RATES: AtomicU64 = AtomicU64::new(0);
+
+const LOOKS_APART_NS: u64 = 30;
+const PAUSES: u64 = 32;
+const TURNS: u64 = 1_024;
+
+/// Waits for about so many nanoseconds; as long as a few thousand at the most, since it takes a CPU.
+#[inline(always)]
+pub fn pause_ns(ns: u32) {
+    let rates = RATES.load(Ordering::Relaxed);
+    if rates == 0 {
+        return measure();
+    }
+    let (pauses_rate, turns_rate) = (rates & 0xffff_ffff, rates >> 32);
+    let in_1024ths = u64::from(ns) * pauses_rate >> 10;
+    for _ in 0..in_1024ths >> 10 {
+        std::hint::spin_loop();
+    }
+    // What is left of a PAUSE, in turns: as many of them as fit into a PAUSE, times what is left.
+    let turns = (in_1024ths & 1_023) * turns_rate / pauses_rate >> 10;
+    for _ in 0..turns {
+        turn();
+    }
+}
+
+/// Waits between two looks at a line, in whole PAUSEs: one at least, for the sake of a sibling thread, and about 25 ns of
+/// them. Looking at full speed snatches the line from its writer.
+#[inline(always)]
+pub fn pause_between_looks() {
+    let pauses_rate = RATES.load(Ordering::Relaxed) & 0xffff_ffff;
+    for _ in 0..(LOOKS_APART_NS * pauses_rate >> 20).max(1) {
+        std::hint::spin_loop();
+    }
+}
+
+#[inline(always)]
+fn turn() {
+    // SAFETY: no instruction at all; the compiler cannot know that, and keeps the loop around it.
+    unsafe { std::arch::asm!("", options(nomem, nostack, preserves_flags)) };
+}
+
+#[cold]
+fn measure() {
+    let rate = |count: u64, work: &dyn Fn()| {
+        let shortest = (0..3).map(|_| {
+            let began_ns = clock::now_ns();
+            work();
+            clock::now_ns().saturating_sub(began_ns).max(1)
+        });
+        ((count << 20) / shortest.min().unwrap_or(1)).clamp(1, u64::from(u32::MAX))
+    };
+    let pauses = rate(PAUSES, &|| (0..PAUSES).for_each(|_| std::hint::spin_loop()));
+    let turns = rate(TURNS, &|| (0..TURNS).for_each(|_| turn()));
+    RATES.store(turns << 32 | pauses, Ordering::Relaxed);
+}
