@@ -79,9 +79,10 @@ impl Inline {
     }
 }
 
-/// Copies at most [`INLINE_MAX`] bytes between slices of one length, in a few moves that may overlap.
+/// Copies at most [`INLINE_MAX`] bytes between slices of one length, in moves of 8 bytes, of which the last may overlap.
 ///
-/// A call of `memcpy` with a length known only at run time costs more than all that is done here.
+/// A call of `memcpy` with a length known only at run time costs more than all that is done here. Wider moves would load
+/// what was just stored word by word, and processors forward a load only from a single store.
 #[inline(always)]
 fn copy_short(from: &[u8], to: &mut [u8]) {
     #[inline(always)]
@@ -98,21 +99,21 @@ fn copy_short(from: &[u8], to: &mut [u8]) {
         }
         true
     }
-    if let (Some(middle), true) =
-        (from.get(..32).and_then(|start| start.last_chunk::<16>()), from.len() > 32)
-    {
-        let middle = *middle;
-        ends::<16>(from, to);
-        if let Some(place) = to.get_mut(..32).and_then(|start| start.last_chunk_mut::<16>()) {
-            *place = middle;
+    if from.len() < 8 {
+        if !ends::<4>(from, to) {
+            to.iter_mut().zip(from).for_each(|(place, byte)| *place = *byte);
         }
         return;
     }
-    if ends::<16>(from, to) || ends::<8>(from, to) || ends::<4>(from, to) {
-        return;
+    if let (Some(last), Some(place)) = (from.last_chunk::<8>(), to.last_chunk_mut::<8>()) {
+        *place = *last;
     }
-    for (place, byte) in to.iter_mut().zip(from) {
-        *place = *byte;
+    for word in 0..INLINE_MAX / 8 - 1 {
+        let bytes = word * 8..word * 8 + 8;
+        let (Some(from), Some(to)) = (from.get(bytes.clone()), to.get_mut(bytes)) else { return };
+        if let (Some(from), Some(to)) = (from.first_chunk::<8>(), to.first_chunk_mut::<8>()) {
+            *to = *from;
+        }
     }
 }
 
@@ -187,7 +188,7 @@ impl Body {
 
     /// The body words to store.
     #[inline]
-    pub(crate) fn to_words(self) -> [u64; 6] {
+    pub(crate) fn to_words(&self) -> [u64; 6] {
         match self {
             Self::Inline(inline) => inline.words,
             Self::Far(place) => [u64::from(place.region), place.offset, place.len, 0, 0, 0],

@@ -168,9 +168,9 @@ impl Cell {
         turn: Turn,
         head: RequestHead,
         deadline: Deadline,
-        body: Body,
+        body: &Body,
     ) -> Option<Doorbell> {
-        self.fill(deadline.0, head.encode(&body), body);
+        self.fill(deadline.0, head.encode(body), body);
         // EDGE request (other end: `has_request`): Release hands over the line and the payload's memory.
         // ARMED is read by the same operation; see the module's argument.
         let old =
@@ -363,8 +363,8 @@ impl Cell {
     /// Publishes a reply. Returns true when the caller sleeps on the state word and must be woken.
     #[inline(always)]
     #[must_use]
-    pub fn publish_reply(&self, turn: Turn, head: ReplyHead, word: u32, body: Body) -> bool {
-        self.fill(word, head.encode(&body), body);
+    pub fn publish_reply(&self, turn: Turn, head: ReplyHead, word: u32, body: &Body) -> bool {
+        self.fill(word, head.encode(body), body);
         // A CAS, not a swap: this server's worker may have armed the cell meanwhile, for the call after this one.
         let mut seen = turn.bits() | REQUEST;
         for _ in 0..TRIES {
@@ -402,7 +402,7 @@ impl Cell {
 
     /// Relaxed everywhere: the change of the state word that follows publishes all of it.
     #[inline(always)]
-    fn fill(&self, word: u32, head: u64, body: Body) {
+    fn fill(&self, word: u32, head: u64, body: &Body) {
         at!("proto.cell.fill", {
             self.word.store(word, Ordering::Relaxed);
             self.head.store(head, Ordering::Relaxed);

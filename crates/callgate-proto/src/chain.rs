@@ -14,11 +14,12 @@
 use crate::Violation;
 use crate::cell::{Deadline, Doorbell, Ring, TakenRequest, Turn};
 use crate::layout::{CELLS_MAX, CELLS_MIN, Cell, Detour};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 const NUMBER_SHIFT: u32 = 16;
 
 /// The number after this one: 48 bits, never 0, which is what a fresh or a punched detour says.
+#[inline]
 fn after(number: u64) -> u64 {
     ((number + 1) & (u64::MAX >> NUMBER_SHIFT)).max(1)
 }
@@ -32,6 +33,8 @@ pub struct Submitter {
     cell: u16,
     /// Whether that is the last call's own, and not put back yet.
     taken: bool,
+    /// The cell of a call that named its own, and was not put back yet; there is one such call at a time.
+    lone: Option<u16>,
     out: usize,
     free: Box<[u16]>,
     free_len: usize,
@@ -64,7 +67,7 @@ impl Submitter {
         free.reverse();
         let free_len = free.len() - 1;
         let cell = free[free_len];
-        Self { turn: Turn::START.next(), number: 1, cell, taken: false, out: 0, free, free_len }
+        Self { turn: Turn::START.next(), number: 1, cell, taken: false, lone: None, out: 0, free, free_len }
     }
 
     /// Draws the next call; `None` when all but one cell are in flight. `alone`: its caller will do nothing else before
@@ -85,6 +88,9 @@ impl Submitter {
         };
         self.taken = alone && self.out == 0;
         let next = if self.taken { cell } else { self.pop() };
+        if self.taken {
+            self.lone = Some(cell);
+        }
         self.out += 1;
         self.turn = turn.next();
         self.number = after(number);
@@ -106,6 +112,9 @@ impl Submitter {
     #[inline]
     pub fn put_back(&mut self, cell: u16) -> bool {
         self.out -= 1;
+        if self.lone == Some(cell) {
+            self.lone = None;
+        }
         if self.taken && cell == self.cell {
             self.taken = false;
             return true;
@@ -115,10 +124,52 @@ impl Submitter {
         false
     }
 
+    /// Takes back the cell of a lone call that has ended by [`LoneEnd::end`], if one has.
+    #[inline]
+    pub fn settle(&mut self, end: &LoneEnd) {
+        if let Some(cell) = self.lone
+            && end.take()
+        {
+            self.put_back(cell);
+        }
+    }
+
+    /// Whether a call that named its own cell is out: its end may come by [`LoneEnd::end`], which tells nobody.
+    #[must_use]
+    pub fn awaits_lone_end(&self) -> bool {
+        self.lone.is_some()
+    }
+
     /// How many calls could be drawn now.
     #[must_use]
     pub fn available(&self) -> usize {
         self.free.len() - 1 - self.out
+    }
+}
+
+/// How a lone call ends without the lock of the [`Submitter`]: who draws next takes its cell back.
+#[derive(Default)]
+pub struct LoneEnd(AtomicU32);
+
+impl LoneEnd {
+    /// The call that named its own cell has ended, and its reply was read. To be called instead of
+    /// [`Submitter::put_back`].
+    #[inline]
+    pub fn end(&self) {
+        // EDGE lone (other end: `take`): Release orders our reads of the reply before the reuse of its cell.
+        self.0.store(1, Ordering::Release);
+    }
+
+    /// Whether it has; under the lock of the submitter.
+    #[inline]
+    fn take(&self) -> bool {
+        // EDGE lone (other end: `end`): Acquire orders the reads of the reply before our reuse of its cell.
+        let ended = self.0.load(Ordering::Acquire) != 0;
+        if ended {
+            // Relaxed: the next end is that of a call drawn later, under the same lock.
+            self.0.store(0, Ordering::Relaxed);
+        }
+        ended
     }
 }
 
@@ -309,7 +360,7 @@ pub fn publish(
     method: u32,
     think: crate::body::Think,
     deadline: Deadline,
-    body: crate::body::Body,
+    body: &crate::body::Body,
 ) -> Ring {
     let head = crate::body::RequestHead { method, next: ticket.next, think };
     let place = &cells[usize::from(ticket.cell)];

@@ -56,3 +56,24 @@ impl LockWord {
         &self.0
     }
 }
+
+/// The word of a lock that nobody waits for: who does not get it goes another way.
+#[derive(Default)]
+pub struct TryWord(AtomicU32);
+
+impl TryWord {
+    /// Takes the lock if it is free.
+    #[inline]
+    #[must_use]
+    pub fn try_take(&self) -> bool {
+        // EDGE try (other end: `give_back`): Acquire takes over what the last holder wrote.
+        self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Gives the lock back. A store, since nobody is to be woken.
+    #[inline]
+    pub fn give_back(&self) {
+        // EDGE try (other end: `try_take`): Release hands over what the holder wrote.
+        self.0.store(FREE, Ordering::Release);
+    }
+}

@@ -50,29 +50,35 @@ pub(crate) enum Ended {
     Gone,
 }
 
-impl Wait<'_> {
-    /// Blocks until there is a reply, the deadline has passed, or the connection has ended.
-    #[inline]
-    pub(crate) fn run(&self) -> Result<Ended, Violation> {
-        if self.pace.looks_first(self.policy, self.rang)
-            && !self.pace.yields_first(process::current_cpu)
-        {
-            let gap = self.pace.gap();
-            process::pause_ns(gap.ns());
-            for look in 0..FIRST_LOOKS {
-                if self.cell.has_reply(self.turn)? {
-                    self.pace.found(gap, look);
-                    return Ok(Ended::Reply { slept: false });
-                }
-                process::pause_between_looks();
-            }
-        }
-        self.run_on()
+/// Looks for the reply for about a microsecond, unless there is a reason not to; no clock is read. What follows is
+/// [`Wait::run`].
+#[inline(always)]
+pub(crate) fn first_looks(
+    cell: &Cell,
+    turn: Turn,
+    pace: &CallerPace,
+    policy: Policy,
+    rang: bool,
+) -> Result<bool, Violation> {
+    if !pace.looks_first(policy, rang) || pace.yields_first(process::current_cpu) {
+        return Ok(false);
     }
+    let gap = pace.gap();
+    process::pause_ns(gap.ns());
+    for look in 0..FIRST_LOOKS {
+        if cell.has_reply(turn)? {
+            pace.found(gap, look);
+            return Ok(true);
+        }
+        process::pause_between_looks();
+    }
+    Ok(false)
+}
 
-    /// The rest of a wait that was not over at once.
-    #[cold]
-    fn run_on(&self) -> Result<Ended, Violation> {
+impl Wait<'_> {
+    /// Blocks until there is a reply, the deadline has passed, or the connection has ended. Where [`first_looks`] found
+    /// nothing.
+    pub(crate) fn run(&self) -> Result<Ended, Violation> {
         let looks = self.pace.looks_first(self.policy, self.rang);
         if !looks {
             return self.sleep();

@@ -8,8 +8,10 @@
 mod futex;
 #[cfg(callgate_sim)]
 mod sim;
+mod try_lock;
 
 #[cfg(not(callgate_sim))]
 pub use futex::{Condvar, Mutex, MutexGuard};
 #[cfg(callgate_sim)]
 pub use sim::{Condvar, Mutex, MutexGuard};
+pub use try_lock::{TryGuard, TryLock};

@@ -12,8 +12,8 @@ use std::time::Duration;
 use callgate_proto::Violation;
 use callgate_proto::arena::{Block, Outgoing, REGIONS_MAX};
 use callgate_proto::body::{Body, Place, Think};
-use callgate_proto::cell::{Deadline, Ring};
-use callgate_proto::chain::{Submitter, Ticket, publish};
+use callgate_proto::cell::{Deadline, Ring, Turn};
+use callgate_proto::chain::{LoneEnd, Submitter, Ticket, publish};
 use callgate_proto::life::Life;
 use callgate_proto::pace::CallerPace;
 use callgate_proto::wire::{Message, Welcome};
@@ -28,7 +28,8 @@ use crate::options::{ClientOptions, WhenFull};
 use crate::region::{ControlView, Incoming, SharedBytes, Unusable};
 use crate::wait::{SLEEPERS_MAX, wake_sleepers};
 
-/// How long a caller that waits for room sleeps at most before it looks for late replies, which nobody announces.
+/// How long a caller that waits for room sleeps at most before it looks for late replies and the ends of lone calls, which
+/// nobody announces.
 const ROOM_SLICE_LATE: Duration = Duration::from_millis(1);
 /// The same when there are none to come: then whoever ends a call announces it.
 const ROOM_SLICE: Duration = Duration::from_millis(100);
@@ -54,6 +55,8 @@ pub(crate) struct Connection {
     generation: u32,
     end: OnceLock<End>,
     submit: Mutex<Submit>,
+    /// Where a short lone call ends, without that lock.
+    lone_end: LoneEnd,
     room: Condvar,
     room_waiters: AtomicU32,
     incoming: Mutex<Incoming>,
@@ -74,6 +77,8 @@ struct Submit {
     out: Outgoing<PayloadWriter>,
     unsent_retires: Vec<u32>,
     given_up: Vec<Sent>,
+    /// Where the request of the call in each cell lies, if that is far; as long as need be.
+    blocks: Vec<Option<Block>>,
     /// The cell of a far reply that was read and not released, since the next call goes there, which says the same.
     unreleased: Option<u16>,
     slept_at_ns: Option<u64>,
@@ -83,11 +88,15 @@ struct Submit {
     tidying: bool,
 }
 
-/// A call that was published, with the memory that it holds.
+/// A call that was published. Small, since it is moved about; what it holds is in [`Submit`].
 #[derive(Clone, Copy)]
 pub(crate) struct Sent {
-    pub(crate) ticket: Ticket,
-    pub(crate) block: Option<Block>,
+    pub(crate) turn: Turn,
+    pub(crate) cell: u16,
+    /// The cell that the call after it gets.
+    next: u16,
+    /// Whether its request lies in a block of `Submit::blocks`.
+    has_block: bool,
     pub(crate) rang: bool,
 }
 
@@ -122,6 +131,7 @@ impl Connection {
             out: Outgoing::new(quota, cells, page_size() as u64),
             unsent_retires: Vec::new(),
             given_up: Vec::new(),
+            blocks: Vec::new(),
             unreleased: None,
             slept_at_ns: None,
             drawn: 0,
@@ -144,6 +154,7 @@ impl Connection {
             generation: process::generation(),
             end: OnceLock::new(),
             submit: Mutex::new(submit),
+            lone_end: LoneEnd::default(),
             room: Condvar::new(),
             room_waiters: AtomicU32::new(0),
             incoming: Mutex::new(Incoming::new(options.bytes)),
@@ -176,7 +187,7 @@ impl Connection {
     pub(super) fn send(
         &self,
         sending: Sending,
-        body: Body,
+        body: &Body,
         block: Option<Block>,
     ) -> Result<Sent, CallError> {
         let deadline = match sending.deadline_ns {
@@ -184,6 +195,7 @@ impl Connection {
             None => Deadline::NONE,
         };
         let mut submit = self.submit();
+        submit.submitter.settle(&self.lone_end);
         let ticket = match submit.submitter.draw(sending.alone) {
             Some(ticket) => ticket,
             None => match self.wait_for_cell(submit, sending.deadline_ns) {
@@ -205,6 +217,10 @@ impl Connection {
             Some(slept_at_ns) => Think::from_ns(clock::now_ns().saturating_sub(slept_at_ns)),
             None => Think::UNKNOWN,
         };
+        let has_block = block.is_some();
+        if has_block {
+            submit.keep_block(ticket.cell, block);
+        }
         let (cells, detour) = (self.control.cells(), self.control.detour());
         let ring = publish(cells, detour, ticket, sending.method, think, deadline, body);
         if !submit.given_up.is_empty() {
@@ -214,7 +230,8 @@ impl Connection {
         if ring != Ring::No {
             self.ring(ring);
         }
-        Ok(Sent { ticket, block, rang: ring != Ring::No })
+        let Ticket { turn, cell, next, .. } = ticket;
+        Ok(Sent { turn, cell, next, has_block, rang: ring != Ring::No })
     }
 
     /// Wakes the server.
@@ -241,6 +258,7 @@ impl Connection {
         let began_ns = clock::now_ns();
         loop {
             self.collect_late_replies(&mut submit);
+            submit.submitter.settle(&self.lone_end);
             if let Some(ticket) = submit.submitter.draw(false) {
                 return Ok((submit, ticket));
             }
@@ -267,7 +285,8 @@ impl Connection {
         deadline_ns: Option<u64>,
     ) -> MutexGuard<'a, Submit> {
         self.room_waiters.fetch_add(1, Ordering::Relaxed);
-        let slice = if submit.given_up.is_empty() { ROOM_SLICE } else { ROOM_SLICE_LATE };
+        let unannounced = !submit.given_up.is_empty() || submit.submitter.awaits_lone_end();
+        let slice = if unannounced { ROOM_SLICE_LATE } else { ROOM_SLICE };
         let slice = match deadline_ns {
             Some(deadline) => {
                 slice.min(Duration::from_nanos(deadline.saturating_sub(clock::now_ns())))
@@ -286,8 +305,13 @@ impl Connection {
     /// No other call can need the memory before; if none comes at all, `tidy` releases it.
     #[inline]
     pub(super) fn finish(&self, sent: Sent, slept: bool, far: bool) {
-        let Ticket { cell, next, .. } = sent.ticket;
-        let may_be_next = next == cell;
+        let cell = sent.cell;
+        let may_be_next = sent.next == cell;
+        if may_be_next && !far && !slept && !sent.has_block {
+            self.lone_end.end();
+            // Who begins to wait for room at this very moment may be missed; it looks for itself after a while.
+            return self.tell_room();
+        }
         if far && !may_be_next {
             self.control.cell(cell).release();
         }
@@ -302,8 +326,8 @@ impl Connection {
                 self.control.cell(cell).release();
             }
         }
-        if let Some(block) = sent.block {
-            submit.out.give_back(block);
+        if sent.has_block {
+            submit.give_back_block(cell);
         }
         if slept {
             submit.slept_at_ns = Some(clock::now_ns());
@@ -321,7 +345,7 @@ impl Connection {
 
     /// Cancels a call that nobody waits for any more. Its cell and memory stay taken until its reply is there.
     pub(super) fn give_up(&self, sent: Sent) {
-        self.control.cell(sent.ticket.cell).cancel(sent.ticket.turn);
+        self.control.cell(sent.cell).cancel(sent.turn);
         let mut submit = self.submit();
         submit.given_up.push(sent);
         self.collect_late_replies(&mut submit);
@@ -332,17 +356,15 @@ impl Connection {
         let mut at = 0;
         while at < submit.given_up.len() {
             let sent = submit.given_up[at];
-            let cell = self.control.cell(sent.ticket.cell);
-            match cell.poll_reply(sent.ticket.turn) {
+            let cell = self.control.cell(sent.cell);
+            match cell.poll_reply(sent.turn) {
                 Ok(None) => at += 1,
                 Ok(Some(reply)) => {
                     if matches!(reply.body, Body::Far(_)) {
                         cell.release();
                     }
-                    submit.submitter.put_back(sent.ticket.cell);
-                    if let Some(block) = sent.block {
-                        submit.out.give_back(block);
-                    }
+                    submit.submitter.put_back(sent.cell);
+                    submit.give_back_block(sent.cell);
                     submit.given_up.swap_remove(at);
                 }
                 Err(violation) => {
@@ -437,11 +459,10 @@ impl Connection {
         self.end(End::Closed);
     }
 
-    /// It has ended: the client need not keep it, nor its memory, until the next call.
-    pub(super) fn leave_owner(&self) {
-        if let Some(owner) = self.owner.upgrade() {
-            owner.let_go(self);
-        }
+    /// It has ended: the client need not keep it, nor its memory, until the next call. False when a caller keeps it at this
+    /// moment, who may not let go: come again.
+    pub(super) fn leave_owner(&self) -> bool {
+        self.owner.upgrade().is_none_or(|owner| owner.let_go(self))
     }
 
     /// After a system call failed: whether that is because the server is gone.
@@ -478,7 +499,7 @@ impl Connection {
     }
 
     /// The error of a call that was sent when the connection ended.
-    pub(super) fn end_error(&self, ticket: Ticket) -> CallError {
+    pub(super) fn end_error(&self, turn: Turn) -> CallError {
         match self.end.get() {
             Some(End::Violation(violation)) => {
                 let violation = *violation;
@@ -490,7 +511,7 @@ impl Connection {
         }
         let taken = self.control.header().last_taken();
         let started =
-            if ticket.turn.is_after(taken) { Started::NotStarted } else { Started::MayHaveRun };
+            if turn.is_after(taken) { Started::NotStarted } else { Started::MayHaveRun };
         CallError::Disconnected { started }
     }
 

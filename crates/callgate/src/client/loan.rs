@@ -54,7 +54,7 @@ impl Loan {
     /// As [`Client::call`](super::Client::call), but it is never repeated by the library.
     pub fn call(self, options: CallOptions) -> Result<Reply, CallError> {
         let (connection, sent, limit) = self.send(options, true)?;
-        wait_for(connection, sent, limit)
+        wait_for(&connection, sent, limit)
     }
 
     /// Sends the request; wait for the reply later.
@@ -99,7 +99,7 @@ impl Loan {
         };
         let Some(connection) = self.connection.take() else { unreachable!("it was there above") };
         let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
-        let sent = connection.send(sending, body, block)?;
+        let sent = connection.send(sending, &body, block)?;
         Ok((connection, sent, limit))
     }
 }

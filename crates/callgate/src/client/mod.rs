@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use callgate_points::at;
 use callgate_proto::body::{Body, Inline};
-use callgate_sys::sync::{Mutex, MutexGuard};
+use callgate_sys::sync::{Mutex, MutexGuard, TryGuard, TryLock};
 use callgate_sys::{clock, process, thread};
 
 pub(crate) use handshake::status;
@@ -33,6 +33,7 @@ use crate::endpoint::{Endpoint, ToEndpoint};
 use crate::error::{CallError, Started};
 use crate::options::{CallOptions, ClientOptions, Retry, TimeLimit};
 use connection::{Sending, Sent, Shared};
+use pending::{await_reply, receive};
 
 /// How often a call is repeated at most; see [`Retry`].
 const REPEATS_MAX: u32 = 3;
@@ -59,16 +60,25 @@ struct Inner {
     options: ClientOptions,
     generation: u32,
     current: Mutex<Option<Shared>>,
+    /// Where one caller at a time finds the connection without that lock, and without counting itself among its users.
+    lane: TryLock<Option<Shared>>,
 }
 
 impl Inner {
-    /// Forgets a connection that has ended, so that its memory goes as soon as no call needs it.
-    fn let_go(&self, ended: &connection::Connection) {
+    /// Forgets a connection that has ended, so that its memory goes as soon as no call needs it. False when a caller has
+    /// the lane: whether that one sees the end, or was just about to leave, cannot be known.
+    fn let_go(&self, ended: &connection::Connection) -> bool {
+        let is_it =
+            |kept: &Option<Shared>| kept.as_ref().is_some_and(|kept| std::ptr::eq(&**kept, ended));
         let mut current = self.current.lock();
-        let same = current.as_ref().is_some_and(|kept| std::ptr::eq(&**kept, ended));
-        let old = if same { current.take() } else { None };
+        let old = if is_it(&current) { current.take() } else { None };
         drop(current);
         drop(old);
+        let Some(mut lane) = self.lane.try_lock() else { return false };
+        let old = if is_it(&lane) { lane.take() } else { None };
+        drop(lane);
+        drop(old);
+        true
     }
 }
 
@@ -119,8 +129,8 @@ impl Client {
     pub fn lazy(endpoint: impl ToEndpoint, options: ClientOptions) -> Result<Self, CallError> {
         let endpoint = endpoint.to_endpoint()?;
         let generation = process::generation();
-        let current = Mutex::new(None);
-        Ok(Self { inner: Arc::new(Inner { endpoint, options, generation, current }) })
+        let (current, lane) = (Mutex::new(None), TryLock::default());
+        Ok(Self { inner: Arc::new(Inner { endpoint, options, generation, current, lane }) })
     }
 
     /// Calls method 0 with the client's default time limit, and blocks until the call has ended.
@@ -138,16 +148,24 @@ impl Client {
     /// As [`Client::call`].
     #[inline]
     pub fn call_with(&self, options: CallOptions, request: &[u8]) -> Result<Reply, CallError> {
-        let limit = time_limit(&options, self.inner.options.timeout);
-        match self.exchange(options, request, limit) {
-            Err(CallError::Disconnected { started }) => {
-                self.repeat(options, request, limit, started)
-            }
-            ended => ended,
+        self.exchange(options, request, time_limit(&options, self.inner.options.timeout))
+    }
+
+    /// What becomes of a call that failed: an error, or another try.
+    #[cold]
+    fn failed(
+        &self,
+        options: CallOptions,
+        request: &[u8],
+        limit: Limit,
+        error: CallError,
+    ) -> Result<Reply, CallError> {
+        match error {
+            CallError::Disconnected { started } => self.repeat(options, request, limit, started),
+            error => Err(error),
         }
     }
 
-    #[cold]
     fn repeat(
         &self,
         options: CallOptions,
@@ -164,7 +182,7 @@ impl Client {
             if !may {
                 break;
             }
-            match self.exchange(options, request, limit) {
+            match self.exchange_once(options, request, limit) {
                 Err(CallError::Disconnected { started: again }) => started = again,
                 ended => return ended,
             }
@@ -180,7 +198,8 @@ impl Client {
     /// As [`Client::call`], but for what only a reply can tell.
     pub fn submit(&self, options: CallOptions, request: &[u8]) -> Result<Pending, CallError> {
         let limit = time_limit(&options, self.inner.options.timeout);
-        let (connection, sent) = self.send(options, request, limit, false)?;
+        let connection = self.connection(limit)?;
+        let sent = send(&connection, options, request, limit, false)?;
         Ok(Pending::new(connection, sent, limit.deadline_ns, limit.began_ns))
     }
 
@@ -222,6 +241,8 @@ impl Client {
         self.inner.current.lock()
     }
 
+    /// A call that its caller waits for. Its reply is made by the last expression, where the caller wants it: it is never
+    /// moved; see [`pending::receive`].
     #[inline]
     fn exchange(
         &self,
@@ -229,34 +250,80 @@ impl Client {
         request: &[u8],
         limit: Limit,
     ) -> Result<Reply, CallError> {
-        let (connection, sent) = self.send(options, request, limit, true)?;
-        pending::wait_for(connection, sent, limit)
+        if !process::is_current(self.inner.generation) {
+            return Err(CallError::Forked);
+        }
+        let Some(mut lane) = self.inner.lane.try_lock() else {
+            return self.exchange_beside(options, request, limit);
+        };
+        if !lane.as_ref().is_some_and(|connection| !connection.has_ended())
+            && let Err(error) = self.enter(&mut lane, limit)
+        {
+            return self.leave(lane, options, request, limit, Err(error));
+        }
+        let Some(connection) = &*lane else { unreachable!("it was entered") };
+        let sent = match send(connection, options, request, limit, true) {
+            Ok(sent) => sent,
+            Err(error) => return self.leave(lane, options, request, limit, Err(error)),
+        };
+        match await_reply(connection, sent, limit) {
+            Ok(slept) if !connection.has_ended() => receive(connection, sent, slept),
+            Ok(slept) => {
+                let reply = receive(connection, sent, slept);
+                self.leave(lane, options, request, limit, reply)
+            }
+            Err(error) => self.leave(lane, options, request, limit, Err(error)),
+        }
     }
 
-    #[inline]
-    fn send(
+    /// A call in the lane has failed, or its connection has ended: that goes as soon as no call needs it.
+    #[cold]
+    fn leave(
+        &self,
+        mut lane: TryGuard<'_, Option<Shared>>,
+        options: CallOptions,
+        request: &[u8],
+        limit: Limit,
+        reply: Result<Reply, CallError>,
+    ) -> Result<Reply, CallError> {
+        if lane.as_ref().is_some_and(|connection| connection.has_ended()) {
+            *lane = None;
+        }
+        drop(lane);
+        reply.or_else(|error| self.failed(options, request, limit, error))
+    }
+
+    /// Puts the present connection, or a new one, into the lane.
+    #[cold]
+    fn enter(&self, lane: &mut Option<Shared>, limit: Limit) -> Result<(), CallError> {
+        // Not kept for as long as connecting takes.
+        *lane = None;
+        *lane = Some(self.connection(limit)?);
+        Ok(())
+    }
+
+    /// A call while another one has the lane.
+    #[inline(never)]
+    fn exchange_beside(
         &self,
         options: CallOptions,
         request: &[u8],
         limit: Limit,
-        alone: bool,
-    ) -> Result<(Shared, Sent), CallError> {
+    ) -> Result<Reply, CallError> {
+        self.exchange_once(options, request, limit)
+            .or_else(|error| self.failed(options, request, limit, error))
+    }
+
+    /// A call without a lane, and without another try.
+    fn exchange_once(
+        &self,
+        options: CallOptions,
+        request: &[u8],
+        limit: Limit,
+    ) -> Result<Reply, CallError> {
         let connection = self.connection(limit)?;
-        check_caller(&connection)?;
-        check_length(&connection, request.len())?;
-        let (body, block) = match Inline::new(request) {
-            Some(inline) => (Body::Inline(inline), None),
-            None => {
-                let (block, place) = connection.place(request.len() as u64, limit.deadline_ns)?;
-                // SAFETY: the block was just placed, for this call alone, and the connection outlives this line.
-                let place = unsafe { &mut *place };
-                at!("callgate.request.copy", place.copy_from_slice(request));
-                (Body::Far(block.place), Some(block))
-            }
-        };
-        let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
-        let sent = connection.send(sending, body, block)?;
-        Ok((connection, sent))
+        let sent = send(&connection, options, request, limit, true)?;
+        pending::wait_for(&connection, sent, limit)
     }
 
     /// The present connection, or a new one.
@@ -324,6 +391,10 @@ impl std::fmt::Debug for Client {
 
 #[inline]
 pub(crate) fn time_limit(options: &CallOptions, default: Option<Duration>) -> Limit {
+    if options.limit.is_none() && default.is_none() { Limit::NONE } else { limited(options, default) }
+}
+
+fn limited(options: &CallOptions, default: Option<Duration>) -> Limit {
     let deadline = |began_ns: u64, timeout: Duration| {
         Some(began_ns.saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)))
     };
@@ -339,6 +410,31 @@ pub(crate) fn time_limit(options: &CallOptions, default: Option<Duration>) -> Li
         }
         (None, None) => Limit::NONE,
     }
+}
+
+#[inline]
+fn send(
+    connection: &Shared,
+    options: CallOptions,
+    request: &[u8],
+    limit: Limit,
+    alone: bool,
+) -> Result<Sent, CallError> {
+    check_caller(connection)?;
+    check_length(connection, request.len())?;
+    let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
+    match Inline::new(request) {
+        Some(inline) => connection.send(sending, &Body::Inline(inline), None),
+        None => send_far(connection, sending, request),
+    }
+}
+
+fn send_far(connection: &Shared, sending: Sending, request: &[u8]) -> Result<Sent, CallError> {
+    let (block, place) = connection.place(request.len() as u64, sending.deadline_ns)?;
+    // SAFETY: the block was just placed, for this call alone, and the connection outlives this line.
+    let place = unsafe { &mut *place };
+    at!("callgate.request.copy", place.copy_from_slice(request));
+    connection.send(sending, &Body::Far(block.place), Some(block))
 }
 
 thread_local! {

@@ -10,7 +10,7 @@ use super::connection::{Sent, Shared};
 use crate::error::{CallError, Started};
 use crate::payload::Payload;
 use crate::region::SharedBytes;
-use crate::wait::{Ended, Wait, cpus};
+use crate::wait::{Ended, Wait, cpus, first_looks};
 
 /// A call that was sent and not yet waited for. Dropping it cancels the call; until the server has answered or dropped
 /// it, it goes on counting against the calls in flight.
@@ -49,7 +49,7 @@ impl Pending {
             return Err(CallError::Forked);
         }
         let limit = Limit { deadline_ns: self.deadline_ns, began_ns: self.began_ns };
-        wait_for(connection, sent, limit)
+        wait_for(&connection, sent, limit)
     }
 
     /// Whether [`Pending::wait`] would return at once. Never blocks.
@@ -62,8 +62,8 @@ impl Pending {
         if self.deadline_ns.is_some_and(|deadline| clock::now_ns() >= deadline) {
             return true;
         }
-        let cell = connection.control.cell(sent.ticket.cell);
-        !matches!(cell.has_reply(sent.ticket.turn), Ok(false))
+        let cell = connection.control.cell(sent.cell);
+        !matches!(cell.has_reply(sent.turn), Ok(false))
     }
 
     /// Cancels the call; the same as dropping it. The handler can see it, and a late reply is discarded.
@@ -89,10 +89,43 @@ impl std::fmt::Debug for Pending {
 
 /// Blocks until a call that was sent has ended.
 #[inline]
-pub(super) fn wait_for(connection: Shared, sent: Sent, limit: Limit) -> Result<Reply, CallError> {
+pub(super) fn wait_for(
+    connection: &Shared,
+    sent: Sent,
+    limit: Limit,
+) -> Result<Reply, CallError> {
+    let slept = await_reply(connection, sent, limit)?;
+    receive(connection, sent, slept)
+}
+
+/// Blocks until there is a reply, to be received; tells whether that took a sleep.
+#[inline(always)]
+pub(super) fn await_reply(
+    connection: &Shared,
+    sent: Sent,
+    limit: Limit,
+) -> Result<bool, CallError> {
+    let cell = connection.control.cell(sent.cell);
+    match first_looks(cell, sent.turn, &connection.pace, connection.options.wait, sent.rang) {
+        Ok(true) => Ok(false),
+        looked => await_on(connection, sent, limit, looked.err()),
+    }
+}
+
+/// The rest of a wait that was not over at once.
+#[cold]
+fn await_on(
+    connection: &Shared,
+    sent: Sent,
+    limit: Limit,
+    violation: Option<Violation>,
+) -> Result<bool, CallError> {
+    if let Some(violation) = violation {
+        return Err(without_reply(connection, sent, limit, Err(violation)));
+    }
     let wait = Wait {
-        cell: connection.control.cell(sent.ticket.cell),
-        turn: sent.ticket.turn,
+        cell: connection.control.cell(sent.cell),
+        turn: sent.turn,
         life: &connection.life,
         pace: &connection.pace,
         policy: connection.options.wait,
@@ -101,8 +134,8 @@ pub(super) fn wait_for(connection: Shared, sent: Sent, limit: Limit) -> Result<R
         look_around: &|| connection.look_around(),
     };
     match wait.run() {
-        Ok(Ended::Reply { slept }) => receive(connection, sent, slept),
-        ended => Err(without_reply(&connection, sent, limit, ended)),
+        Ok(Ended::Reply { slept }) => Ok(slept),
+        ended => Err(without_reply(connection, sent, limit, ended)),
     }
 }
 
@@ -122,52 +155,67 @@ fn without_reply(
         Ok(Ended::Reply { .. } | Ended::Gone) => {}
         Err(violation) => connection.violated(violation),
     }
-    connection.end_error(sent.ticket)
+    connection.end_error(sent.turn)
 }
 
 /// Turns what stands in the cell into a reply or a failure.
-#[inline]
-fn receive(connection: Shared, sent: Sent, slept: bool) -> Result<Reply, CallError> {
-    let cell = connection.control.cell(sent.ticket.cell);
+///
+/// A short reply is made once, where its caller wants it: moved about, its words, stored one by one, would be loaded in
+/// wider pieces, which processors do not forward from their store buffers.
+#[inline(always)]
+pub(super) fn receive(
+    connection: &Shared,
+    sent: Sent,
+    slept: bool,
+) -> Result<Reply, CallError> {
+    let cell = connection.control.cell(sent.cell);
     let TakenReply { head, word: status, body } = match cell.read_reply() {
         Ok(taken) => taken,
         Err(violation) => {
-            return Err(without_reply(&connection, sent, Limit::NONE, Err(violation)));
+            return Err(without_reply(connection, sent, Limit::NONE, Err(violation)));
         }
     };
     connection.pace.note(&head, cpus());
-    let reply = match body {
+    match body {
         Body::Inline(inline) => {
             connection.finish(sent, slept, false);
-            Reply { status, bytes: ReplyBytes::Inline(inline) }
+            if head.failure {
+                return Err(failure(status, Box::new(inline)));
+            }
+            Ok(Reply { status, bytes: ReplyBytes::Inline(inline) })
         }
-        Body::Far(place) => receive_far(connection, sent, slept, status, place)?,
-    };
-    if head.failure { Err(failure(&reply)) } else { Ok(reply) }
+        Body::Far(place) => receive_far(connection, sent, slept, status, place, head.failure),
+    }
 }
 
-#[inline]
 fn receive_far(
-    connection: Shared,
+    connection: &Shared,
     sent: Sent,
     slept: bool,
     status: u32,
     place: Place,
+    failed: bool,
 ) -> Result<Reply, CallError> {
     match connection.find(place) {
         Ok(bytes) => {
-            let hold = Hold { connection, sent, slept };
-            Ok(Reply { status, bytes: ReplyBytes::Far { bytes, _hold: hold } })
+            let hold = Hold { connection: connection.clone(), sent, slept };
+            let reply = Reply { status, bytes: ReplyBytes::Far { bytes, _hold: hold } };
+            if failed { Err(far_failure(&reply)) } else { Ok(reply) }
         }
         Err(unusable) => {
             connection.cannot_go_on(unusable);
-            Err(connection.end_error(sent.ticket))
+            Err(connection.end_error(sent.turn))
         }
     }
 }
 
 #[cold]
-fn failure(reply: &Reply) -> CallError {
+fn failure(code: u32, message: Box<Inline>) -> CallError {
+    CallError::Handler { code, message: String::from_utf8_lossy(message.bytes()).into_owned() }
+}
+
+#[cold]
+fn far_failure(reply: &Reply) -> CallError {
     let message = String::from_utf8_lossy(&reply.to_vec()).into_owned();
     CallError::Handler { code: reply.status, message }
 }

@@ -168,7 +168,11 @@ impl Watcher {
         // Taken out first: the lock is not held while connections are worked on.
         let asleep = std::mem::take(&mut *lock(&self.asleep));
         for connection in asleep {
-            if connection.upgrade().is_some_and(|connection| !connection.wake_sleepers()) {
+            // Both, however the first went.
+            let is_left = |connection: Arc<Connection>| {
+                connection.wake_sleepers() & connection.leave_owner()
+            };
+            if !connection.upgrade().is_none_or(is_left) {
                 lock(&self.asleep).push(connection);
             }
         }
@@ -194,7 +198,9 @@ impl Watcher {
             let _ = self.poller.remove(&connection.socket);
             let _ = self.poller.remove(&connection.server_process);
             lock(&self.watched).remove(&key);
-            connection.leave_owner();
+            if !connection.leave_owner() {
+                lock(&self.asleep).push(Arc::downgrade(&connection));
+            }
         }
     }
 

@@ -37,7 +37,9 @@ pub struct Call<'a> {
 pub type Deferred = Call<'static>;
 
 enum Request<'a> {
-    Inline(Inline),
+    /// Where the worker took it; a copy of its own would only be moved about.
+    Inline(&'a Inline),
+    Kept(Box<Inline>),
     Far(Held<'a, PayloadReader>, Range<usize>),
 }
 
@@ -70,11 +72,11 @@ impl<'a> Call<'a> {
     #[inline]
     pub(super) fn new(
         connection: &'a Arc<Connection>,
-        taken: &Taken,
+        taken: &'a Taken,
         region: Option<Piece<'a>>,
     ) -> Self {
         let request = match (&taken.request.body, region) {
-            (Body::Inline(inline), _) => Request::Inline(*inline),
+            (Body::Inline(inline), _) => Request::Inline(inline),
             (Body::Far(_), Some((region, range))) => Request::Far(Held::Borrowed(region), range),
             (Body::Far(_), None) => unreachable!("the worker found the region of a far request"),
         };
@@ -103,6 +105,7 @@ impl<'a> Call<'a> {
     pub fn request(&self) -> Payload<'_> {
         match &self.request {
             Request::Inline(inline) => Payload::private(inline),
+            Request::Kept(inline) => Payload::private(inline),
             Request::Far(region, range) => Payload::shared(region, range.clone()),
         }
     }
@@ -184,7 +187,8 @@ impl<'a> Call<'a> {
         Call {
             connection: self.connection.own(),
             request: match &self.request {
-                Request::Inline(inline) => Request::Inline(*inline),
+                Request::Inline(inline) => Request::Kept(Box::new(**inline)),
+                Request::Kept(inline) => Request::Kept(inline.clone()),
                 Request::Far(region, range) => Request::Far(region.own(), range.clone()),
             },
             method: self.method,
@@ -198,12 +202,20 @@ impl<'a> Call<'a> {
 
     #[inline]
     fn answer(&mut self, failure: bool, word: u32, bytes: &[u8]) -> Result<(), ReplyError> {
+        if bytes.len() > INLINE_MAX {
+            return self.answer_long(failure, word, bytes);
+        }
+        let Some(inline) = Inline::new(bytes) else { unreachable!("it is short enough") };
         if !self.connection.is_ours() {
             return Err(ReplyError::Disconnected);
         }
-        if let Some(inline) = Inline::new(bytes) {
-            self.leave();
-            return self.connection.answer(self.cell, self.turn, failure, word, inline);
+        self.leave();
+        self.connection.answer(self.cell, self.turn, failure, word, &Body::Inline(inline))
+    }
+
+    fn answer_long(&mut self, failure: bool, word: u32, bytes: &[u8]) -> Result<(), ReplyError> {
+        if !self.connection.is_ours() {
+            return Err(ReplyError::Disconnected);
         }
         match self.place(bytes.len()) {
             Ok((block, place)) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN, REGIONS_MAX};
-use callgate_proto::body::{Body, Inline, Place, ReplyHead};
+use callgate_proto::body::{Body, Place, ReplyHead};
 use callgate_proto::cell::Turn;
 use callgate_proto::chain::Deferred;
 use callgate_proto::wire::Message;
@@ -158,10 +158,10 @@ impl Connection {
         turn: Turn,
         failure: bool,
         word: u32,
-        inline: Inline,
+        body: &Body,
     ) -> Result<(), ReplyError> {
         self.reuse(cell);
-        self.publish(cell, turn, failure, word, Body::Inline(inline))
+        self.publish(cell, turn, failure, word, body)
     }
 
     /// An answer that was placed is complete: nobody writes there any more, and from here on its block goes back as the
@@ -182,7 +182,7 @@ impl Connection {
         word: u32,
         place: Place,
     ) -> Result<(), ReplyError> {
-        self.publish(cell, turn, failure, word, Body::Far(place))
+        self.publish(cell, turn, failure, word, &Body::Far(place))
     }
 
     /// Publishes an answer and wakes the caller if it sleeps.
@@ -193,7 +193,7 @@ impl Connection {
         turn: Turn,
         failure: bool,
         word: u32,
-        body: Body,
+        body: &Body,
     ) -> Result<(), ReplyError> {
         if !self.is_usable() {
             return Err(ReplyError::Disconnected);

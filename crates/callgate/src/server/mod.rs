@@ -58,6 +58,7 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 impl<F: Fn(Call<'_>) + Send + Sync + 'static> Handler for F {
+    #[inline]
     fn handle(&self, call: Call<'_>) {
         self(call);
     }

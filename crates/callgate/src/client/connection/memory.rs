@@ -23,6 +23,24 @@ impl Submit {
     fn placed(&self, block: Block) -> (Block, *mut [u8]) {
         (block, block_bytes(self.out.region(block), block.place))
     }
+
+    /// Keeps the block of a request until its call has ended.
+    #[inline]
+    pub(super) fn keep_block(&mut self, cell: u16, block: Option<Block>) {
+        let cell = usize::from(cell);
+        if self.blocks.len() <= cell {
+            self.blocks.resize(cell + 1, None);
+        }
+        self.blocks[cell] = block;
+    }
+
+    /// Gives the block of a cell's request back, if there is one.
+    #[inline]
+    pub(super) fn give_back_block(&mut self, cell: u16) {
+        if let Some(block) = self.blocks.get_mut(usize::from(cell)).and_then(Option::take) {
+            self.out.give_back(block);
+        }
+    }
 }
 
 impl Connection {

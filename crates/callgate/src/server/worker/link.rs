@@ -72,8 +72,8 @@ pub(super) fn handle<H: Handler>(
     };
     let connection = &link.connection;
     if taken.request.cancelled {
-        let empty = Inline::EMPTY;
-        let _ = connection.answer(taken.cell, taken.turn, true, codes::CANCELLED, empty);
+        let empty = Body::Inline(Inline::EMPTY);
+        let _ = connection.answer(taken.cell, taken.turn, true, codes::CANCELLED, &empty);
         return Ok(());
     }
     if !connection.take(taken.turn) {
