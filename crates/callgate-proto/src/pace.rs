@@ -199,8 +199,7 @@ impl CallerPace {
 
     /// Learns from a yield; see [`YieldHabit::yielded`] and [`YieldBan::yielded`].
     pub fn yielded(&self, took_ns: u64, now_ns: u64, found: bool) {
-        let active = (self.hints.load(Ordering::Relaxed) & 0xffff) as usize;
-        self.ban.yielded(took_ns, now_ns, active);
+        self.gave_way(took_ns, now_ns);
         if self.is_crowded() {
             return; // others' turns say nothing about where the server runs
         }
@@ -209,6 +208,12 @@ impl CallerPace {
         if new != old {
             self.habit.store(new.score.into(), Ordering::Relaxed);
         }
+    }
+
+    /// Learns how long a yield took whose outcome says nothing about where the server runs: it had just been woken.
+    pub fn gave_way(&self, took_ns: u64, now_ns: u64) {
+        let active = (self.hints.load(Ordering::Relaxed) & 0xffff) as usize;
+        self.ban.yielded(took_ns, now_ns, active);
     }
 
     /// Decides how to go on when the first looks found nothing.

@@ -50,7 +50,12 @@ impl<H: Handler> Worker<H> {
     pub(super) fn rest(&mut self, rest: &mut Rest) {
         let policy = self.shared.wait;
         let yielded_ns = rest.yielded_ns.take();
-        if rest.passes == 0 && (self.active.is_empty() || self.pace.sleeps_at_once(policy)) {
+        if self.active.is_empty() || self.pace.sleeps_at_once(policy) && rest.passes <= 1 {
+            // The callers first, if they are on this CPU: going to sleep takes as long as half a call.
+            if rest.passes == 0 && !self.active.is_empty() && self.give_way(clock::now_ns()).is_some() {
+                rest.passes = 1;
+                return;
+            }
             self.sleep();
             rest.is_over = true;
             return;
@@ -226,6 +231,8 @@ impl<H: Handler> Worker<H> {
     fn is_awake(&mut self) {
         let now_ns = clock::now_ns();
         self.woken_ns = Some(now_ns);
+        // Whoever sleeps is told of all that comes.
+        self.looked_ns = now_ns;
         self.see_where();
         if self.has_news() {
             self.answer_bell();
