@@ -32,6 +32,15 @@ pub enum Policy {
 /// What a wake-up of a sleeping peer costs, in nanoseconds; spinning longer than this to avoid one is a loss.
 pub const WAKE_NS: u64 = 50_000;
 
+/// How long it is worth to look for a peer that handles a message of so many bytes, in nanoseconds, rather than to sleep: a
+/// wake-up, and the time that the message itself takes to be written and read, at some 8 bytes in a nanosecond. Both sides
+/// use their CPUs for that anyway.
+#[inline]
+#[must_use]
+pub fn worth_ns(bytes: u64) -> u64 {
+    WAKE_NS + bytes / 8
+}
+
 /// How long [`Policy::LowestLatency`] spins, in nanoseconds.
 pub const LATENCY_SPIN_NS: u64 = 2_000_000;
 
@@ -78,6 +87,8 @@ pub enum Plan {
 #[derive(Default)]
 pub struct CallerPace {
     answer_ns: AtomicU32,
+    /// Length of the last reply that was far.
+    reply_bytes: AtomicU32,
     long_calls: AtomicU32,
     hints: AtomicU64,
     gap: AtomicU32,
@@ -146,6 +157,8 @@ pub struct Surroundings {
     pub cpus: u32,
     /// Whether yielding is out of the question (real-time scheduling).
     pub never_yield: bool,
+    /// Length of the request.
+    pub bytes: u64,
 }
 
 impl CallerPace {
@@ -238,16 +251,27 @@ impl CallerPace {
             };
         }
         let answer_ns = u64::from(self.answer_ns.load(Ordering::Relaxed));
-        if answer_ns > WAKE_NS {
+        let reply_bytes = u64::from(self.reply_bytes.load(Ordering::Relaxed));
+        let worth_ns = worth_ns(around.bytes.max(reply_bytes));
+        if answer_ns > worth_ns {
             let calls = self.long_calls.fetch_add(1, Ordering::Relaxed);
             return if calls % LONG_PROBE_EVERY == LONG_PROBE_EVERY - 1 {
-                Plan::Spin(WAKE_NS)
+                Plan::Spin(worth_ns)
             } else {
                 Plan::Sleep
             };
         }
         // Half a wake-up at the least: less would never find out that answers take that long.
-        Plan::Spin((2 * answer_ns).clamp(WAKE_NS / 2, WAKE_NS))
+        Plan::Spin((2 * answer_ns).clamp(WAKE_NS / 2, worth_ns))
+    }
+
+    /// Learns how long a reply is that did not fit into its cell.
+    #[inline]
+    pub fn replied(&self, bytes: u64) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if self.reply_bytes.load(Ordering::Relaxed) != bytes {
+            self.reply_bytes.store(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Learns from an answer that came while the caller was looking, or from how long a failed look and a sleep took.
@@ -358,6 +382,8 @@ pub struct WorkerPace {
     dry_in_a_row: u32,
     skip: u32,
     skip_next: u32,
+    /// Length of the last request.
+    bytes: u64,
     think: Think,
     long: bool,
 }
@@ -370,7 +396,9 @@ impl WorkerPace {
         match policy {
             Policy::LowestLatency => false,
             Policy::LowestCpu => true,
-            Policy::Balanced => self.long || self.think.ns_max().is_some_and(|ns| ns > WAKE_NS),
+            Policy::Balanced => {
+                self.long || self.think.ns_max().is_some_and(|ns| ns > worth_ns(self.bytes))
+            }
         }
     }
 
@@ -385,20 +413,21 @@ impl WorkerPace {
             self.skip -= 1;
             return 0;
         }
-        if self.sleeps_at_once(policy) { 0 } else { WAKE_NS * 2 }
+        if self.sleeps_at_once(policy) { 0 } else { WAKE_NS + worth_ns(self.bytes) }
     }
 
     /// Learns how long the first calls after a sleep took; `None`: they did not come after a sleep. Where that is longer
     /// than a wake-up, the clients sleep while they wait, and polling for them would burn as much again.
     #[inline]
     pub fn worked(&mut self, took_ns: Option<u64>) {
-        self.long = took_ns.is_some_and(|ns| ns > WAKE_NS);
+        self.long = took_ns.is_some_and(|ns| ns > worth_ns(self.bytes));
     }
 
-    /// Learns that a request came, with what its client said of its thinking.
+    /// Learns that a request came, how long it is, and what its client said of its thinking.
     #[inline]
-    pub fn served(&mut self, think: Think) {
+    pub fn served(&mut self, think: Think, bytes: u64) {
         self.think = think;
+        self.bytes = bytes;
     }
 
     /// Learns that polling within the budget found a request.
@@ -422,7 +451,7 @@ mod tests {
     use super::*;
 
     const AROUND: Surroundings =
-        Surroundings { now_ns: 1_000_000, cpu: 0, cpus: 2, never_yield: false };
+        Surroundings { now_ns: 1_000_000, cpu: 0, cpus: 2, never_yield: false, bytes: 0 };
 
     const SLOW: u64 = 3_000_000;
 
@@ -554,10 +583,10 @@ mod tests {
     #[test]
     fn a_worker_does_not_poll_for_a_client_that_thinks_long() {
         let mut pace = WorkerPace::default();
-        pace.served(Think::from_ns(1_000_000));
+        pace.served(Think::from_ns(1_000_000), 0);
         assert_eq!(pace.budget_ns(Policy::Balanced), 0);
         assert!(pace.budget_ns(Policy::LowestLatency) > 0);
-        pace.served(Think::from_ns(1_000));
+        pace.served(Think::from_ns(1_000), 0);
         assert!(pace.budget_ns(Policy::Balanced) > 0);
         assert_eq!(pace.budget_ns(Policy::LowestCpu), 0);
     }

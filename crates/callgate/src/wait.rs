@@ -9,7 +9,7 @@ use callgate_proto::Violation;
 use callgate_proto::cell::Turn;
 use callgate_proto::layout::Cell;
 use callgate_proto::life::Life;
-use callgate_proto::pace::{CallerPace, Plan, Policy, Surroundings};
+use callgate_proto::pace::{CallerPace, Plan, Policy, Surroundings, WAKE_NS, worth_ns};
 use callgate_sys::futex::{self, Waited};
 use callgate_sys::{clock, process};
 
@@ -35,6 +35,8 @@ pub(crate) struct Wait<'a> {
     pub(crate) pace: &'a CallerPace,
     pub(crate) policy: Policy,
     pub(crate) rang: bool,
+    /// Length of the request.
+    pub(crate) bytes: u64,
     pub(crate) deadline_ns: Option<u64>,
     /// Asks the kernel whether the server lives, and ends the connection if not. For once in a long while.
     pub(crate) look_around: &'a dyn Fn(),
@@ -79,7 +81,10 @@ impl Wait<'_> {
     /// Blocks until there is a reply, the deadline has passed, or the connection has ended. Where [`first_looks`] found
     /// nothing.
     pub(crate) fn run(&self) -> Result<Ended, Violation> {
-        let looks = self.pace.looks_first(self.policy, self.rang);
+        // Who rang sleeps, or the woken server would have to go to another CPU; unless the message alone takes it longer
+        // than a wake-up.
+        let is_large = worth_ns(self.bytes) > 2 * WAKE_NS && self.policy == Policy::Balanced;
+        let looks = self.pace.looks_first(self.policy, self.rang) || is_large;
         if !looks {
             if self.rang && self.give_way()? {
                 return Ok(Ended::Reply { slept: true });
@@ -87,7 +92,7 @@ impl Wait<'_> {
             return self.sleep();
         }
         let began_ns = clock::now_ns();
-        let plan = self.pace.plan(self.policy, surroundings(began_ns));
+        let plan = self.pace.plan(self.policy, surroundings(began_ns, self.bytes));
         if self.look(plan, began_ns)? {
             if !matches!(plan, Plan::Yield(_)) {
                 self.pace.answered(clock::now_ns() - began_ns);
@@ -208,8 +213,9 @@ pub(crate) fn wake_sleepers(life: &Life, cells: &[Cell]) -> bool {
     !life.has_sleepers()
 }
 
-fn surroundings(now_ns: u64) -> Surroundings {
-    Surroundings { now_ns, cpu: process::current_cpu(), cpus: cpus(), never_yield: is_realtime() }
+fn surroundings(now_ns: u64, bytes: u64) -> Surroundings {
+    let (cpu, cpus, never_yield) = (process::current_cpu(), cpus(), is_realtime());
+    Surroundings { now_ns, cpu, cpus, never_yield, bytes }
 }
 
 /// Whether this thread is scheduled in real time; asked of the system once in a while.

@@ -98,6 +98,8 @@ pub(crate) struct Sent {
     /// Whether its request lies in a block of `Submit::blocks`.
     has_block: bool,
     pub(crate) rang: bool,
+    /// Length of the request; the largest there is stands for what is above it.
+    pub(crate) bytes: u32,
 }
 
 /// What a call carries besides its payload.
@@ -231,7 +233,8 @@ impl Connection {
             self.ring(ring);
         }
         let Ticket { turn, cell, next, .. } = ticket;
-        Ok(Sent { turn, cell, next, has_block, rang: ring != Ring::No })
+        let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        Ok(Sent { turn, cell, next, has_block, rang: ring != Ring::No, bytes })
     }
 
     /// Wakes the server.

@@ -130,6 +130,7 @@ fn await_on(
         pace: &connection.pace,
         policy: connection.options.wait,
         rang: sent.rang,
+        bytes: sent.bytes.into(),
         deadline_ns: limit.deadline_ns,
         look_around: &|| connection.look_around(),
     };
@@ -198,6 +199,7 @@ fn receive_far(
 ) -> Result<Reply, CallError> {
     match connection.find(place) {
         Ok(bytes) => {
+            connection.pace.replied(place.len);
             let hold = Hold { connection: connection.clone(), sent, slept };
             let reply = Reply { status, bytes: ReplyBytes::Far { bytes, _hold: hold } };
             if failed { Err(far_failure(&reply)) } else { Ok(reply) }

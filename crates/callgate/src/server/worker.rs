@@ -183,7 +183,7 @@ impl<H: Handler> Worker<H> {
             if count == 0 {
                 link.quiet_passes = 0;
                 link.quiet_sleeps = 0;
-                self.pace.served(taken.request.head.think);
+                self.pace.served(taken.request.head.think, taken.request.body.len());
                 let hints = self.cpu_hint | active.min(usize::from(u16::MAX)) as u64;
                 link.connection.hints.store(hints, Ordering::Relaxed);
             }
