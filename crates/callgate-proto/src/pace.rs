@@ -50,7 +50,7 @@ pub const LATENCY_SPIN_NS: u64 = 2_000_000;
 /// call for a turn of the worker's.
 #[must_use]
 pub fn calls_per_turn(active: usize) -> u32 {
-    (active as u32 * 3 / 2).clamp(4, 48)
+    (active as u32 * 3 / 2).clamp(4, 80)
 }
 
 /// A yield longer than this in nanoseconds met a stranger, where `active` clients take turns: each may have one, and a
@@ -68,7 +68,7 @@ const BAN_SLOW: u32 = 32;
 /// From this count on yielding is banned.
 const BAN_SCORE: u32 = 96;
 const BAN_FIRST_NS: u64 = 10_000_000;
-const BAN_MAX_NS: u64 = 10_000_000_000;
+const BAN_MAX_NS: u64 = 500_000_000;
 const LONG_PROBE_EVERY: u32 = 16;
 
 /// What a caller does next, after a first microsecond of looking.
