@@ -188,7 +188,7 @@ impl Body {
 
     /// The body words to store.
     #[inline]
-    pub(crate) fn to_words(&self) -> [u64; 6] {
+    pub(crate) fn words(&self) -> [u64; 6] {
         match self {
             Self::Inline(inline) => inline.words,
             Self::Far(place) => [u64::from(place.region), place.offset, place.len, 0, 0, 0],
@@ -348,7 +348,7 @@ mod tests {
             prop_assert_eq!(count, room.min(bytes.len()));
             prop_assert_eq!(&out[..count], &bytes[..count]);
             prop_assert!(out[count..].iter().all(|byte| *byte == 0xee), "no byte beyond");
-            let words = Body::Inline(inline).to_words();
+            let words = Body::Inline(inline).words();
             prop_assert!(words[bytes.len().div_ceil(8)..].iter().all(|word| *word == 0));
         }
 
@@ -358,7 +358,7 @@ mod tests {
             let head = RequestHead { method, next, think: Think::from_ns(ns) };
             let word = head.encode(&body);
             prop_assert_eq!(RequestHead::decode(word), Ok(head));
-            let back = Body::from_words(word, body.to_words()).expect("own encoding");
+            let back = Body::from_words(word, body.words()).expect("own encoding");
             prop_assert_eq!(back.len(), len as u64);
         }
 

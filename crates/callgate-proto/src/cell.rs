@@ -407,7 +407,7 @@ impl Cell {
             self.word.store(word, Ordering::Relaxed);
             self.head.store(head, Ordering::Relaxed);
             // All six words, also where fewer say something: no branch costs less than the stores that it saves.
-            for (slot, value) in self.body.iter().zip(body.to_words()) {
+            for (slot, value) in self.body.iter().zip(body.words()) {
                 slot.store(value, Ordering::Relaxed);
             }
         });
@@ -492,12 +492,12 @@ mod tests {
     fn a_call_goes_there_and_back() {
         let (cell, turn) = (Cell::default(), Turn::START.next());
         assert!(!cell.has_request(turn, None).expect("blank"));
-        assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, body(b"ping")), None);
+        assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, &body(b"ping")), None);
         assert!(cell.has_request(turn, None).expect("valid"));
         let request = cell.read_request().expect("valid");
         assert_eq!((request.head, request.cancelled), (head(), false));
         assert!(cell.poll_reply(turn).expect("still a request").is_none());
-        assert!(!cell.publish_reply(turn, ReplyHead::default(), 5, body(b"pong!")));
+        assert!(!cell.publish_reply(turn, ReplyHead::default(), 5, &body(b"pong!")));
         let reply = cell.poll_reply(turn).expect("valid").expect("there");
         assert_eq!(reply.word, 5);
         let Body::Inline(inline) = reply.body else { panic!("inline") };
@@ -512,26 +512,26 @@ mod tests {
         let (cell, turn) = (Cell::default(), Turn::START.next());
         assert!(cell.arm_request(turn, None, Doorbell::Word).is_some());
         assert!(cell.arm_request(turn, None, Doorbell::Socket).is_some(), "it can change its mind");
-        let ring = cell.publish_request(turn, head(), Deadline::NONE, body(b""));
+        let ring = cell.publish_request(turn, head(), Deadline::NONE, &body(b""));
         assert_eq!(ring, Some(Doorbell::Socket));
         assert!(cell.arm_request(turn, None, Doorbell::Word).is_none(), "a request is there");
         assert!(cell.arm_reply(turn).is_some());
-        assert!(cell.publish_reply(turn, ReplyHead::default(), 0, body(b"")), "must wake");
+        assert!(cell.publish_reply(turn, ReplyHead::default(), 0, &body(b"")), "must wake");
         assert!(cell.arm_reply(turn).is_none(), "the reply is there");
     }
 
     #[test]
     fn a_cell_that_is_armed_while_its_call_is_unanswered_stays_armed() {
         let (cell, turn) = (Cell::default(), Turn::START.next());
-        assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, body(b"")), None);
+        assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, &body(b"")), None);
         assert!(!cell.has_request(turn.next(), Some(turn)).expect("the call before"));
         assert!(cell.has_request(turn.next(), None).is_err(), "unless it was answered");
         assert!(cell.arm_request(turn.next(), Some(turn), Doorbell::Word).is_some());
-        assert!(!cell.publish_reply(turn, ReplyHead::default(), 0, body(b"")));
+        assert!(!cell.publish_reply(turn, ReplyHead::default(), 0, &body(b"")));
         assert!(cell.poll_reply(turn).expect("valid").is_some());
         cell.release();
         assert!(cell.is_released(turn));
-        let ring = cell.publish_request(turn.next(), head(), Deadline::NONE, body(b""));
+        let ring = cell.publish_request(turn.next(), head(), Deadline::NONE, &body(b""));
         assert_eq!(ring, Some(Doorbell::Word));
     }
 
@@ -546,13 +546,13 @@ mod tests {
     #[test]
     fn cancelling_is_seen_and_does_not_spoil_a_reply() {
         let (cell, turn) = (Cell::default(), Turn::START.next());
-        assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, body(b"")), None);
+        assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, &body(b"")), None);
         assert!(!cell.is_cancelled(turn));
         cell.cancel(turn);
         assert!(cell.is_cancelled(turn));
         assert!(cell.has_request(turn, None).expect("valid"));
         assert!(cell.read_request().expect("valid").cancelled);
-        assert!(!cell.publish_reply(turn, ReplyHead::default(), 0, body(b"")));
+        assert!(!cell.publish_reply(turn, ReplyHead::default(), 0, &body(b"")));
         cell.cancel(turn);
         assert!(cell.poll_reply(turn).expect("unspoilt").is_some());
     }
@@ -560,8 +560,8 @@ mod tests {
     #[test]
     fn a_late_reply_is_no_other_calls() {
         let (cell, turn) = (Cell::default(), Turn::START.next());
-        assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, body(b"")), None);
-        assert!(!cell.publish_reply(turn, ReplyHead::default(), 0, body(b"")));
+        assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, &body(b"")), None);
+        assert!(!cell.publish_reply(turn, ReplyHead::default(), 0, &body(b"")));
         assert_eq!(cell.poll_reply(turn.next()).err().map(|v| v.field), Some("cell.state"));
     }
 
@@ -612,7 +612,7 @@ mod tests {
             cell.cancel(Turn(turn));
             let _ = cell.arm_request(Turn(turn), None, Doorbell::Socket);
             let _ = cell.disarm();
-            let _ = cell.publish_reply(Turn(turn), ReplyHead::default(), 0, self::body(b"x"));
+            let _ = cell.publish_reply(Turn(turn), ReplyHead::default(), 0, &self::body(b"x"));
         }
     }
 }

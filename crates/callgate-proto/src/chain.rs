@@ -67,7 +67,16 @@ impl Submitter {
         free.reverse();
         let free_len = free.len() - 1;
         let cell = free[free_len];
-        Self { turn: Turn::START.next(), number: 1, cell, taken: false, lone: None, out: 0, free, free_len }
+        Self {
+            turn: Turn::START.next(),
+            number: 1,
+            cell,
+            taken: false,
+            lone: None,
+            out: 0,
+            free,
+            free_len,
+        }
     }
 
     /// Draws the next call; `None` when all but one cell are in flight. `alone`: its caller will do nothing else before
@@ -444,7 +453,7 @@ mod tests {
         for _ in 0..2 {
             let ticket = submitter.draw(true).expect("free");
             submitter.put_back(ticket.cell);
-            let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, number(1));
+            let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, &number(1));
             if let Ok(Some(taken)) = intake.take(&cells, &detour, &deferred) {
                 deferred.insert(taken.cell);
             }
@@ -461,7 +470,7 @@ mod tests {
             let (cells, detour, deferred) = (cells(4), Detour::default(), Deferred::default());
             let (mut submitter, mut intake) = (Submitter::new(4), Intake::new(4));
             let ticket = submitter.draw(true).expect("free");
-            let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, number(1));
+            let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, &number(1));
             assert!(intake.take(&cells, &detour, &deferred).expect("honest").is_some());
             deferred.insert(3);
             detour.lead(2 << NUMBER_SHIFT | cell);
@@ -482,7 +491,7 @@ mod tests {
             deferred.insert(3);
             let ticket = Ticket { turn: Turn::START.next(), cell: 0, next, detour: None };
             let detour = Detour::default();
-            let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, number(1));
+            let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, &number(1));
             let found = Intake::new(4).take(&cells, &detour, &deferred).err().map(|v| v.field);
             assert_eq!(found, Some(field));
         }
@@ -504,7 +513,7 @@ mod tests {
             for (step, pick) in steps {
                 match step {
                     0 | 1 => if let Some(ticket) = submitter.draw(step == 1) {
-                        let ring = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, number(sent));
+                        let ring = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, &number(sent));
                         if armed {
                             prop_assert!(ring != Ring::No, "who finds the server asleep must ring");
                             armed = false;
@@ -528,7 +537,7 @@ mod tests {
                         let call = taken.swap_remove(pick.index(taken.len()));
                         deferred.remove(call.cell);
                         let answer = number(value(call.request.body));
-                        let _ = cells[usize::from(call.cell)].publish_reply(call.turn, ReplyHead::default(), 0, answer);
+                        let _ = cells[usize::from(call.cell)].publish_reply(call.turn, ReplyHead::default(), 0, &answer);
                         let at = waiting.iter().position(|(t, _)| t.cell == call.cell).expect("was sent");
                         let (ticket, asked) = waiting.swap_remove(at);
                         let reply = cells[usize::from(ticket.cell)].poll_reply(ticket.turn).expect("honest").expect("there");

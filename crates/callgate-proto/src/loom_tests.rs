@@ -52,7 +52,7 @@ fn send(
     alone: bool,
 ) -> (crate::chain::Ticket, bool) {
     let ticket = submitter.draw(alone).expect("a free cell");
-    let ring = publish(cells, detour, ticket, 7, Think::UNKNOWN, Deadline::NONE, body(byte));
+    let ring = publish(cells, detour, ticket, 7, Think::UNKNOWN, Deadline::NONE, &body(byte));
     (ticket, ring != Ring::No)
 }
 
@@ -76,7 +76,7 @@ fn lines_arrive_whole() {
                         assert_eq!(bytes(call.request.body), [1; 16]);
                         assert_eq!(call.request.head.method, 7);
                         let cell = &cells[usize::from(call.cell)];
-                        let _ = cell.publish_reply(call.turn, ReplyHead::default(), 9, body(2));
+                        let _ = cell.publish_reply(call.turn, ReplyHead::default(), 9, &body(2));
                         return;
                     }
                     thread::yield_now();
@@ -107,7 +107,7 @@ fn a_reply_that_is_seen_is_whole() {
             let cells = cells.clone();
             thread::spawn(move || {
                 let cell = &cells[usize::from(ticket.cell)];
-                let _ = cell.publish_reply(ticket.turn, ReplyHead::default(), 9, body(2));
+                let _ = cell.publish_reply(ticket.turn, ReplyHead::default(), 9, &body(2));
             })
         };
         if let Some(reply) =
@@ -130,7 +130,7 @@ fn no_lost_reply_wake() {
             let (cells, woken) = (cells.clone(), woken.clone());
             thread::spawn(move || {
                 let cell = &cells[usize::from(ticket.cell)];
-                if cell.publish_reply(ticket.turn, ReplyHead::default(), 0, body(2)) {
+                if cell.publish_reply(ticket.turn, ReplyHead::default(), 0, &body(2)) {
                     woken.0.store(true, Relaxed);
                 }
             })
@@ -177,7 +177,7 @@ fn cancelling_never_spoils_a_reply() {
             thread::spawn(move || {
                 let cell = &cells[usize::from(ticket.cell)];
                 let _ = cell.is_cancelled(ticket.turn);
-                let _ = cell.publish_reply(ticket.turn, ReplyHead::default(), 3, body(2));
+                let _ = cell.publish_reply(ticket.turn, ReplyHead::default(), 3, &body(2));
             })
         };
         let cell = &cells[usize::from(ticket.cell)];
@@ -262,7 +262,7 @@ fn a_detour_beside_an_answer_loses_nothing() {
             })
         };
         let cell = &cells[usize::from(first.cell)];
-        let _ = cell.publish_reply(first.turn, ReplyHead::default(), 0, body(2));
+        let _ = cell.publish_reply(first.turn, ReplyHead::default(), 0, &body(2));
         let sleeps = intake.arm(&cells.cells, &cells.detour, Doorbell::Socket).is_some();
         client.join().expect("client");
         assert!(!sleeps || rung.0.load(Relaxed), "asleep, and nobody rings");
@@ -285,7 +285,7 @@ fn an_answer_keeps_the_arming() {
             let cells = cells.clone();
             thread::spawn(move || {
                 let cell = &cells[usize::from(first.cell)];
-                let _ = cell.publish_reply(first.turn, ReplyHead::default(), 0, body(2));
+                let _ = cell.publish_reply(first.turn, ReplyHead::default(), 0, &body(2));
             })
         };
         let sleeps = intake.arm(&cells.cells, &cells.detour, Doorbell::Word).is_some();
@@ -333,7 +333,7 @@ fn released_memory_was_read() {
         let payload = Arc::new(loom::cell::UnsafeCell::new(1u32));
         let (ticket, _) = send(&mut Submitter::new(3), cells.all(), 1, false);
         let cell = &cells[usize::from(ticket.cell)];
-        let _ = cell.publish_reply(ticket.turn, ReplyHead::default(), 0, body(2));
+        let _ = cell.publish_reply(ticket.turn, ReplyHead::default(), 0, &body(2));
         let server = {
             let (cells, payload) = (cells.clone(), payload.clone());
             thread::spawn(move || {

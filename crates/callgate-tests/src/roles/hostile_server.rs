@@ -317,7 +317,7 @@ impl Link<'_> {
 
     fn reply(&self, taken: &Taken, body: Body) {
         let cell = &self.cells.cells()[usize::from(taken.cell)];
-        let _ = cell.publish_reply(taken.turn, ReplyHead::default(), 0, body);
+        let _ = cell.publish_reply(taken.turn, ReplyHead::default(), 0, &body);
         self.wake(taken);
     }
 

@@ -517,8 +517,7 @@ impl Connection {
             Some(End::Closed) | None => {}
         }
         let taken = self.control.header().last_taken();
-        let started =
-            if turn.is_after(taken) { Started::NotStarted } else { Started::MayHaveRun };
+        let started = if turn.is_after(taken) { Started::NotStarted } else { Started::MayHaveRun };
         CallError::Disconnected { started }
     }
 

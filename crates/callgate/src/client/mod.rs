@@ -256,7 +256,7 @@ impl Client {
         let Some(mut lane) = self.inner.lane.try_lock() else {
             return self.exchange_beside(options, request, limit);
         };
-        if !lane.as_ref().is_some_and(|connection| !connection.has_ended())
+        if lane.as_ref().is_none_or(|connection| connection.has_ended())
             && let Err(error) = self.enter(&mut lane, limit)
         {
             return self.leave(lane, options, request, limit, Err(error));
@@ -391,7 +391,11 @@ impl std::fmt::Debug for Client {
 
 #[inline]
 pub(crate) fn time_limit(options: &CallOptions, default: Option<Duration>) -> Limit {
-    if options.limit.is_none() && default.is_none() { Limit::NONE } else { limited(options, default) }
+    if options.limit.is_none() && default.is_none() {
+        Limit::NONE
+    } else {
+        limited(options, default)
+    }
 }
 
 fn limited(options: &CallOptions, default: Option<Duration>) -> Limit {

@@ -89,11 +89,7 @@ impl std::fmt::Debug for Pending {
 
 /// Blocks until a call that was sent has ended.
 #[inline]
-pub(super) fn wait_for(
-    connection: &Shared,
-    sent: Sent,
-    limit: Limit,
-) -> Result<Reply, CallError> {
+pub(super) fn wait_for(connection: &Shared, sent: Sent, limit: Limit) -> Result<Reply, CallError> {
     let slept = await_reply(connection, sent, limit)?;
     receive(connection, sent, slept)
 }
@@ -164,11 +160,7 @@ fn without_reply(
 /// A short reply is made once, where its caller wants it: moved about, its words, stored one by one, would be loaded in
 /// wider pieces, which processors do not forward from their store buffers.
 #[inline(always)]
-pub(super) fn receive(
-    connection: &Shared,
-    sent: Sent,
-    slept: bool,
-) -> Result<Reply, CallError> {
+pub(super) fn receive(connection: &Shared, sent: Sent, slept: bool) -> Result<Reply, CallError> {
     let cell = connection.control.cell(sent.cell);
     let TakenReply { head, word: status, body } = match cell.read_reply() {
         Ok(taken) => taken,
@@ -181,7 +173,7 @@ pub(super) fn receive(
         Body::Inline(inline) => {
             connection.finish(sent, slept, false);
             if head.failure {
-                return Err(failure(status, Box::new(inline)));
+                return Err(failure(status, inline));
             }
             Ok(Reply { status, bytes: ReplyBytes::Inline(inline) })
         }
@@ -212,7 +204,7 @@ fn receive_far(
 }
 
 #[cold]
-fn failure(code: u32, message: Box<Inline>) -> CallError {
+fn failure(code: u32, message: Inline) -> CallError {
     CallError::Handler { code, message: String::from_utf8_lossy(message.bytes()).into_owned() }
 }
 

@@ -169,9 +169,8 @@ impl Watcher {
         let asleep = std::mem::take(&mut *lock(&self.asleep));
         for connection in asleep {
             // Both, however the first went.
-            let is_left = |connection: Arc<Connection>| {
-                connection.wake_sleepers() & connection.leave_owner()
-            };
+            let is_left =
+                |connection: Arc<Connection>| connection.wake_sleepers() & connection.leave_owner();
             if !connection.upgrade().is_none_or(is_left) {
                 lock(&self.asleep).push(connection);
             }

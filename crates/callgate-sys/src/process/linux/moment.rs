@@ -24,12 +24,12 @@ pub fn pause_ns(ns: u32) {
         return measure();
     }
     let (pauses_rate, turns_rate) = (rates & 0xffff_ffff, rates >> 32);
-    let in_1024ths = u64::from(ns) * pauses_rate >> 10;
+    let in_1024ths = (u64::from(ns) * pauses_rate) >> 10;
     for _ in 0..in_1024ths >> 10 {
         std::hint::spin_loop();
     }
     // What is left of a PAUSE, in turns: as many of them as fit into a PAUSE, times what is left.
-    let turns = (in_1024ths & 1_023) * turns_rate / pauses_rate >> 10;
+    let turns = ((in_1024ths & 1_023) * turns_rate / pauses_rate) >> 10;
     for _ in 0..turns {
         turn();
     }
@@ -40,7 +40,7 @@ pub fn pause_ns(ns: u32) {
 #[inline(always)]
 pub fn pause_between_looks() {
     let pauses_rate = RATES.load(Ordering::Relaxed) & 0xffff_ffff;
-    for _ in 0..(LOOKS_APART_NS * pauses_rate >> 20).max(1) {
+    for _ in 0..((LOOKS_APART_NS * pauses_rate) >> 20).max(1) {
         std::hint::spin_loop();
     }
 }
@@ -63,5 +63,5 @@ fn measure() {
     };
     let pauses = rate(PAUSES, &|| (0..PAUSES).for_each(|_| std::hint::spin_loop()));
     let turns = rate(TURNS, &|| (0..TURNS).for_each(|_| turn()));
-    RATES.store(turns << 32 | pauses, Ordering::Relaxed);
+    RATES.store((turns << 32) | pauses, Ordering::Relaxed);
 }

@@ -52,7 +52,10 @@ impl<H: Handler> Worker<H> {
         let yielded_ns = rest.yielded_ns.take();
         if self.active.is_empty() || self.pace.sleeps_at_once(policy) && rest.passes <= 1 {
             // The callers first, if they are on this CPU: going to sleep takes as long as half a call.
-            if rest.passes == 0 && !self.active.is_empty() && self.give_way(clock::now_ns()).is_some() {
+            if rest.passes == 0
+                && !self.active.is_empty()
+                && self.give_way(clock::now_ns()).is_some()
+            {
                 rest.passes = 1;
                 return;
             }
@@ -111,7 +114,11 @@ impl<H: Handler> Worker<H> {
         }
         let crowded = self.is_crowded();
         self.unclocked += 1;
-        if self.woken_ns.is_some() || crowded || self.unclocked >= CALLS_PER_CLOCK || self.has_news() {
+        if self.woken_ns.is_some()
+            || crowded
+            || self.unclocked >= CALLS_PER_CLOCK
+            || self.has_news()
+        {
             self.unclocked = 0;
             let now_ns = clock::now_ns();
             self.pace.worked(self.woken_ns.take().map(|woken_ns| now_ns.saturating_sub(woken_ns)));
