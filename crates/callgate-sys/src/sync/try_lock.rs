@@ -28,7 +28,8 @@ impl<T> TryLock<T> {
     /// Takes it if it is free.
     #[inline]
     pub fn try_lock(&self) -> Option<TryGuard<'_, T>> {
-        self.word.try_take().then_some(TryGuard { lock: self, _thread: PhantomData })
+        // Made only then: a guard that is dropped gives the lock back, whoever has it.
+        self.word.try_take().then(|| TryGuard { lock: self, _thread: PhantomData })
     }
 }
 
@@ -67,6 +68,7 @@ mod tests {
         let mut guard = lock.try_lock().expect("free");
         *guard = 7;
         assert!(lock.try_lock().is_none());
+        assert!(lock.try_lock().is_none(), "who did not get it does not give it back");
         drop(guard);
         assert_eq!(*lock.try_lock().expect("free again"), 7);
     }
