@@ -29,8 +29,7 @@ impl LockWord {
     #[inline]
     #[must_use]
     pub fn try_take(&self) -> bool {
-        // EDGE lock (other end: `give_back`): Acquire takes over what the last holder wrote.
-        self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        take(&self.0)
     }
 
     /// Takes the lock, or says that somebody may sleep: false, then sleep while the word is [`LockWord::WANTED`].
@@ -57,6 +56,12 @@ impl LockWord {
     }
 }
 
+#[inline]
+fn take(word: &AtomicU32) -> bool {
+    // EDGE lock, EDGE try (other ends: `give_back` of each): Acquire takes over what the last holder wrote.
+    word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+}
+
 /// The word of a lock that nobody waits for: who does not get it goes another way.
 #[derive(Default)]
 pub struct TryWord(AtomicU32);
@@ -66,8 +71,7 @@ impl TryWord {
     #[inline]
     #[must_use]
     pub fn try_take(&self) -> bool {
-        // EDGE try (other end: `give_back`): Acquire takes over what the last holder wrote.
-        self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        take(&self.0)
     }
 
     /// Gives the lock back. A store, since nobody is to be woken.

@@ -4,10 +4,10 @@
 
 use crate::body::{Body, Inline, ReplyHead, Think};
 use crate::cell::{Deadline, Doorbell, Ring, Turn};
-use crate::chain::{Deferred, Intake, Submitter, publish};
+use crate::chain::{Deferred, Intake, LoneEnd, Submitter, publish};
 use crate::layout::{Cell, Detour, Header};
 use crate::life::Life;
-use crate::lock::LockWord;
+use crate::lock::{LockWord, TryWord};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use loom::thread;
@@ -322,6 +322,61 @@ fn a_lock_has_one_holder_and_forgets_no_sleeper() {
             other.join().expect("other");
             assert!(woken.0.load(Relaxed), "asleep, and nobody wakes");
         }
+    });
+}
+
+/// EDGE try: who gets the lock at once has what the last holder left, and has it alone.
+#[test]
+fn a_try_lock_has_one_holder() {
+    loom::model(|| {
+        let lock = Arc::new((TryWord::default(), loom::cell::UnsafeCell::new(0u32)));
+        let enter = |lock: &(TryWord, loom::cell::UnsafeCell<u32>)| {
+            if lock.0.try_take() {
+                std::hint::black_box(&lock.1.get_mut());
+                lock.0.give_back();
+            }
+        };
+        let other = {
+            let lock = lock.clone();
+            thread::spawn(move || enter(&lock))
+        };
+        enter(&lock);
+        other.join().expect("other");
+        assert!(lock.0.try_take(), "free in the end");
+    });
+}
+
+/// EDGE lone: the cell of a lone call is written again only after its reply was read.
+#[test]
+fn a_lone_cell_is_reused_after_its_reply_was_read() {
+    loom::model(|| {
+        let mut submitter = Submitter::new(3);
+        let first = submitter.draw(true).expect("free");
+        assert_eq!(first.cell, first.next, "it names its own");
+        // What stands in the cell.
+        let line = Arc::new(loom::cell::UnsafeCell::new(0u32));
+        let end = Arc::new(LoneEnd::default());
+        let caller = {
+            let (line, end) = (line.clone(), end.clone());
+            thread::spawn(move || {
+                let read = line.get();
+                std::hint::black_box(&read);
+                drop(read);
+                end.end();
+            })
+        };
+        submitter.settle(&end);
+        let second = submitter.draw(true).expect("free");
+        if second.cell == first.cell {
+            let write = line.get_mut();
+            std::hint::black_box(&write);
+        }
+        caller.join().expect("caller");
+        // Whether it came in time or not: in the end it is taken back, once.
+        submitter.put_back(second.cell);
+        submitter.settle(&end);
+        submitter.settle(&end);
+        assert_eq!(submitter.available(), 2);
     });
 }
 
