@@ -70,8 +70,6 @@ pub(super) struct Worker<H> {
     habit: YieldHabit,
     /// Calls taken when it last gave way in a crowd.
     gave_way: u64,
-    /// Passes with calls since the clock was read.
-    unclocked: u32,
     /// When the last sleep ended, while no call was taken since.
     woken_ns: Option<u64>,
     /// Whether the last look at the poller found something.
@@ -104,7 +102,6 @@ impl<H: Handler> Worker<H> {
             gap: Gap::default(),
             habit: YieldHabit::default(),
             gave_way: 0,
-            unclocked: 0,
             woken_ns: None,
             found_events: false,
             bell_seen: 0,

@@ -22,8 +22,6 @@ use crate::wait::cpus;
 const FIRST_PASSES: u32 = 24;
 /// Passes without a call between two readings of the clock, and two yields.
 const PASSES_PER_CLOCK: u32 = 16;
-/// Passes with calls between two readings of the clock: a reading is a sixth of a short call.
-const CALLS_PER_CLOCK: u32 = 8;
 /// Passes without a call between two yields in a crowd.
 const CROWD_PASSES: u32 = 8;
 /// How often a busy worker looks at its poller unasked, in nanoseconds: never wholly dependent on being told.
@@ -112,24 +110,16 @@ impl<H: Handler> Worker<H> {
         } else if self.active.len() == 1 {
             self.gap = self.gap.found(rest.passes);
         }
-        let crowded = self.is_crowded();
-        self.unclocked += 1;
-        if self.woken_ns.is_some()
-            || crowded
-            || self.unclocked >= CALLS_PER_CLOCK
-            || self.has_news()
-        {
-            self.unclocked = 0;
-            let now_ns = clock::now_ns();
-            self.pace.worked(self.woken_ns.take().map(|woken_ns| now_ns.saturating_sub(woken_ns)));
-            self.look_around(now_ns);
-            if crowded {
-                // A crowd: its clients yield to each other and to us; see `CallerPace::yields_first`.
-                let calls = self.desk().calls.load(Ordering::Relaxed);
-                if calls.wrapping_sub(self.gave_way) >= calls_per_turn(self.active.len()).into() {
-                    self.gave_way = calls;
-                    self.give_way(now_ns);
-                }
+        // Each time, not now and then: the gap is learned best where all calls take the same way.
+        let now_ns = clock::now_ns();
+        self.pace.worked(self.woken_ns.take().map(|woken_ns| now_ns.saturating_sub(woken_ns)));
+        self.look_around(now_ns);
+        if self.is_crowded() {
+            // A crowd: its clients yield to each other and to us; see `CallerPace::yields_first`.
+            let calls = self.desk().calls.load(Ordering::Relaxed);
+            if calls.wrapping_sub(self.gave_way) >= calls_per_turn(self.active.len()).into() {
+                self.gave_way = calls;
+                self.give_way(now_ns);
             }
         }
         if self.active.len() == 1
