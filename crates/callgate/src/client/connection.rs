@@ -233,10 +233,6 @@ impl Connection {
             self.ring(ring);
         }
         let Ticket { turn, cell, next, .. } = ticket;
-        if next != cell {
-            // It is under way while the caller makes its next request.
-            sys_process::will_write(self.control.cell(next));
-        }
         let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
         Ok(Sent { turn, cell, next, has_block, rang: ring != Ring::No, bytes })
     }

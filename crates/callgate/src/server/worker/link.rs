@@ -56,10 +56,6 @@ pub(super) fn handle<H: Handler>(
     shared: &Shared,
 ) -> Result<(), Unusable> {
     process::will_write(link.connection.control.cell(taken.cell));
-    let next = link.intake.cell();
-    if next != taken.cell {
-        process::will_write(link.connection.control.cell(next));
-    }
     if taken.request.body.len() > shared.limits.request_bytes {
         let (found, allowed) = (taken.request.body.len(), shared.limits.request_bytes);
         return Err(Violation::new("place.len", found, allowed).into());

@@ -48,7 +48,7 @@ impl<H: Handler> Worker<H> {
     pub(super) fn rest(&mut self, rest: &mut Rest) {
         let policy = self.shared.wait;
         let yielded_ns = rest.yielded_ns.take();
-        if self.active.is_empty() || self.pace.sleeps_at_once(policy) && rest.passes <= 1 {
+        if rest.passes <= 1 && (self.active.is_empty() || self.pace.sleeps_at_once(policy)) {
             // The callers first, if they are on this CPU: going to sleep takes as long as half a call.
             if rest.passes == 0
                 && !self.active.is_empty()
