@@ -32,13 +32,19 @@ pub enum Policy {
 /// What a wake-up of a sleeping peer costs, in nanoseconds; spinning longer than this to avoid one is a loss.
 pub const WAKE_NS: u64 = 50_000;
 
+/// Beyond so many bytes a wake-up is nothing beside the message.
+const WORTH_BYTES_MAX: u64 = 32 << 20;
+
+/// How long a caller yields between looks, in nanoseconds, before it sleeps.
+const YIELD_NS: u64 = 4 * WAKE_NS;
+
 /// How long it is worth to look for a peer that handles a message of so many bytes, in nanoseconds, rather than to sleep: a
 /// wake-up, and the time that the message itself takes to be written and read, at some 8 bytes in a nanosecond. Both sides
 /// use their CPUs for that anyway.
 #[inline]
 #[must_use]
 pub fn worth_ns(bytes: u64) -> u64 {
-    WAKE_NS + bytes / 8
+    WAKE_NS + bytes.min(WORTH_BYTES_MAX) / 8
 }
 
 /// How long [`Policy::LowestLatency`] spins, in nanoseconds.
@@ -70,6 +76,10 @@ const BAN_SCORE: u32 = 96;
 const BAN_FIRST_NS: u64 = 10_000_000;
 const BAN_MAX_NS: u64 = 500_000_000;
 const LONG_PROBE_EVERY: u32 = 16;
+/// How long a caller waits for the server to be moved to another CPU: some ticks of the system's clock.
+const PART_NS: u64 = 10_000_000;
+const PART_FIRST_NS: u64 = 20_000_000;
+const PART_MAX_NS: u64 = 2_000_000_000;
 
 /// What a caller does next, after a first microsecond of looking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +90,9 @@ pub enum Plan {
     Spin(u64),
     /// Yield between looks for at most this many nanoseconds, then sleep.
     Yield(u64),
+    /// Look on for at most this many nanoseconds, so that the system may find the server a CPU of its own; then sleep. How
+    /// long it takes says nothing.
+    Part(u64),
 }
 
 /// What the callers of one connection have learned. Shared by the threads of one process; all accesses are Relaxed,
@@ -87,7 +100,7 @@ pub enum Plan {
 #[derive(Default)]
 pub struct CallerPace {
     answer_ns: AtomicU32,
-    /// Length of the last reply that was far.
+    /// Length of the last reply; 0 for one that lay in its cell.
     reply_bytes: AtomicU32,
     long_calls: AtomicU32,
     hints: AtomicU64,
@@ -95,6 +108,10 @@ pub struct CallerPace {
     habit: AtomicU32,
     crowded: AtomicU32,
     ban: YieldBan,
+    /// When a caller that shares its CPU with the server tries to part from it; 0: it does not share one.
+    part_due_ns: AtomicU64,
+    /// From that try to the next.
+    part_wait_ns: AtomicU64,
 }
 
 /// Whether the peer is reached by yielding rather than by looking: it waits for this very CPU.
@@ -238,34 +255,58 @@ impl CallerPace {
             _ => {}
         }
         let hints = self.hints.load(Ordering::Relaxed);
+        let answer_ns = u64::from(self.answer_ns.load(Ordering::Relaxed));
         let cpu = (hints >> 32) as u32;
         if self.is_crowded()
             || u32::from(YieldHabit::FIRST) <= self.habit.load(Ordering::Relaxed)
             || around.cpus == 1
             || cpu == around.cpu.wrapping_add(1)
         {
-            return if around.never_yield || self.ban.holds(around.now_ns) {
+            return if around.never_yield
+                || self.ban.holds(around.now_ns)
+                || answer_ns > YIELD_NS && !self.probes_long()
+            {
                 Plan::Sleep
+            } else if around.cpus > 1 && !self.is_crowded() && self.parts_now(around.now_ns) {
+                Plan::Part(PART_NS)
             } else {
-                Plan::Yield(WAKE_NS * 4)
+                Plan::Yield(YIELD_NS)
             };
         }
-        let answer_ns = u64::from(self.answer_ns.load(Ordering::Relaxed));
+        self.part_due_ns.store(0, Ordering::Relaxed);
         let reply_bytes = u64::from(self.reply_bytes.load(Ordering::Relaxed));
         let worth_ns = worth_ns(around.bytes.max(reply_bytes));
         if answer_ns > worth_ns {
-            let calls = self.long_calls.fetch_add(1, Ordering::Relaxed);
-            return if calls % LONG_PROBE_EVERY == LONG_PROBE_EVERY - 1 {
-                Plan::Spin(worth_ns)
-            } else {
-                Plan::Sleep
-            };
+            return if self.probes_long() { Plan::Spin(worth_ns) } else { Plan::Sleep };
         }
         // Half a wake-up at the least: less would never find out that answers take that long.
         Plan::Spin((2 * answer_ns).clamp(WAKE_NS / 2, worth_ns))
     }
 
-    /// Learns how long a reply is that did not fit into its cell.
+    /// Whether a caller of long calls looks for once, to see whether they still are long.
+    fn probes_long(&self) -> bool {
+        let calls = self.long_calls.fetch_add(1, Ordering::Relaxed);
+        calls % LONG_PROBE_EVERY == LONG_PROBE_EVERY - 1
+    }
+
+    /// Whether it is time to try and part from the server. A pair that yields to each other looks busy to the system's load
+    /// balancer, and both look as if they had just run: it leaves them where they are, though other CPUs are idle. Who does
+    /// not yield for once leaves the server waiting, and that is what the balancer looks for.
+    fn parts_now(&self, now_ns: u64) -> bool {
+        let due_ns = self.part_due_ns.load(Ordering::Relaxed);
+        if due_ns != 0 && now_ns < due_ns {
+            return false;
+        }
+        let wait_ns = match due_ns {
+            0 => PART_FIRST_NS,
+            _ => (self.part_wait_ns.load(Ordering::Relaxed) * 2).min(PART_MAX_NS),
+        };
+        self.part_wait_ns.store(wait_ns, Ordering::Relaxed);
+        self.part_due_ns.store(now_ns + wait_ns, Ordering::Relaxed);
+        due_ns != 0
+    }
+
+    /// Learns how long a reply is; 0 for one that lay in its cell.
     #[inline]
     pub fn replied(&self, bytes: u64) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -416,6 +457,12 @@ impl WorkerPace {
         if self.sleeps_at_once(policy) { 0 } else { WAKE_NS + worth_ns(self.bytes) }
     }
 
+    /// Whether the last calls took long, so that their clients sleep.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        self.long
+    }
+
     /// Learns how long the first calls after a sleep took; `None`: they did not come after a sleep. Where that is longer
     /// than a wake-up, the clients sleep while they wait, and polling for them would burn as much again.
     #[inline]
@@ -532,6 +579,47 @@ mod tests {
         let ways = (0..10 * calls_per_turn(5)).filter(|_| crowd.yields_first(|| 3)).count();
         assert_eq!(ways, 10, "each in its turn");
         assert!(!seen(1, 1).yields_first(|| 0), "a CPU for each");
+    }
+
+    #[test]
+    fn who_shares_the_servers_cpu_sleeps_for_long_answers() {
+        let pace = seen(1, 0);
+        assert_eq!(pace.plan(Policy::Balanced, AROUND), Plan::Yield(YIELD_NS));
+        (0..8).for_each(|_| pace.answered(3_000_000));
+        let plans: Vec<Plan> = (0..32).map(|_| pace.plan(Policy::Balanced, AROUND)).collect();
+        assert_eq!(plans.iter().filter(|plan| **plan != Plan::Sleep).count(), 2, "{plans:?}");
+    }
+
+    #[test]
+    fn large_messages_are_worth_a_longer_look() {
+        let pace = seen(1, 1);
+        (0..8).for_each(|_| pace.answered(100_000));
+        assert_eq!(pace.plan(Policy::Balanced, AROUND), Plan::Sleep);
+        let large = Surroundings { bytes: 1 << 20, ..AROUND };
+        assert!(matches!(pace.plan(Policy::Balanced, large), Plan::Spin(ns) if ns > 150_000));
+        // A large reply is remembered until the next one.
+        pace.replied(1 << 20);
+        assert!(matches!(pace.plan(Policy::Balanced, AROUND), Plan::Spin(_)));
+        pace.replied(0);
+        assert_eq!(pace.plan(Policy::Balanced, AROUND), Plan::Sleep);
+        assert!(worth_ns(u64::MAX) < 5_000_000, "whatever a peer says");
+    }
+
+    #[test]
+    fn a_pair_on_one_cpu_tries_to_part_ever_more_rarely() {
+        let pace = seen(1, 0);
+        let mut tries = Vec::new();
+        for ms in 0..1_000 {
+            let around = Surroundings { now_ns: 1_000_000 * (1 + ms), ..AROUND };
+            match pace.plan(Policy::Balanced, around) {
+                Plan::Part(_) => tries.push(ms),
+                plan => assert_eq!(plan, Plan::Yield(YIELD_NS)),
+            }
+        }
+        assert_eq!(tries, [20, 60, 140, 300, 620]);
+        // With one CPU there is nowhere to go.
+        let alone = Surroundings { now_ns: 10_000_000_000, cpus: 1, ..AROUND };
+        assert_eq!(pace.plan(Policy::Balanced, alone), Plan::Yield(YIELD_NS));
     }
 
     #[test]

@@ -94,13 +94,13 @@ impl Wait<'_> {
         let began_ns = clock::now_ns();
         let plan = self.pace.plan(self.policy, surroundings(began_ns, self.bytes));
         if self.look(plan, began_ns)? {
-            if !matches!(plan, Plan::Yield(_)) {
+            if matches!(plan, Plan::Spin(_)) {
                 self.pace.answered(clock::now_ns() - began_ns);
             }
             return Ok(Ended::Reply { slept: false });
         }
         let ended = self.sleep()?;
-        if matches!(ended, Ended::Reply { .. }) {
+        if matches!(ended, Ended::Reply { .. }) && !matches!(plan, Plan::Part(_)) {
             // Some of it was the wake-up.
             self.pace.answered((clock::now_ns() - began_ns) / 4 * 3);
         }
@@ -129,7 +129,7 @@ impl Wait<'_> {
     fn look(&self, plan: Plan, began_ns: u64) -> Result<bool, Violation> {
         let (limit_ns, yields) = match plan {
             Plan::Sleep => return Ok(false),
-            Plan::Spin(ns) => (ns, false),
+            Plan::Spin(ns) | Plan::Part(ns) => (ns, false),
             Plan::Yield(ns) => (ns, true),
         };
         let limit_ns = began_ns.saturating_add(limit_ns).min(self.deadline_ns.unwrap_or(u64::MAX));

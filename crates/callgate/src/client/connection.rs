@@ -28,8 +28,7 @@ use crate::options::{ClientOptions, WhenFull};
 use crate::region::{ControlView, Incoming, SharedBytes, Unusable};
 use crate::wait::{SLEEPERS_MAX, wake_sleepers};
 
-/// How long a caller that waits for room sleeps at most before it looks for late replies and the ends of lone calls, which
-/// nobody announces.
+/// How long a caller that waits for room sleeps at most before it looks for late replies, which nobody announces.
 const ROOM_SLICE_LATE: Duration = Duration::from_millis(1);
 /// The same when there are none to come: then whoever ends a call announces it.
 const ROOM_SLICE: Duration = Duration::from_millis(100);
@@ -100,6 +99,22 @@ pub(crate) struct Sent {
     pub(crate) rang: bool,
     /// Length of the request; the largest there is stands for what is above it.
     pub(crate) bytes: u32,
+}
+
+/// Counts a caller among those who wait for room, as long as it lives.
+pub(super) struct Waits<'a>(&'a AtomicU32);
+
+impl<'a> Waits<'a> {
+    pub(super) fn new(waiters: &'a AtomicU32) -> Self {
+        waiters.fetch_add(1, Ordering::Relaxed);
+        Self(waiters)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What a call carries besides its payload.
@@ -259,6 +274,9 @@ impl Connection {
         deadline_ns: Option<u64>,
     ) -> Result<(MutexGuard<'a, Submit>, Ticket), CallError> {
         let began_ns = clock::now_ns();
+        let mut slice = ROOM_SLICE_LATE;
+        // From before it looks until it need not wait any more.
+        let _waits = Waits::new(&self.room_waiters);
         loop {
             self.collect_late_replies(&mut submit);
             submit.submitter.settle(&self.lone_end);
@@ -278,27 +296,27 @@ impl Connection {
                     started: Started::NotStarted,
                 });
             }
-            submit = self.wait_for_room(submit, deadline_ns);
+            submit = self.wait_for_room(submit, slice, deadline_ns);
+            // The end of a lone call that came just before it was seen here that somebody waits was not told. Later ones are.
+            slice = ROOM_SLICE;
         }
     }
 
+    /// Waits until somebody makes room, but no longer than a slice; shorter when late replies are to come.
     fn wait_for_room<'a>(
         &self,
         submit: MutexGuard<'a, Submit>,
+        slice: Duration,
         deadline_ns: Option<u64>,
     ) -> MutexGuard<'a, Submit> {
-        self.room_waiters.fetch_add(1, Ordering::Relaxed);
-        let unannounced = !submit.given_up.is_empty() || submit.submitter.awaits_lone_end();
-        let slice = if unannounced { ROOM_SLICE_LATE } else { ROOM_SLICE };
+        let slice = if submit.given_up.is_empty() { slice } else { ROOM_SLICE_LATE };
         let slice = match deadline_ns {
             Some(deadline) => {
                 slice.min(Duration::from_nanos(deadline.saturating_sub(clock::now_ns())))
             }
             None => slice,
         };
-        let waited = self.room.wait_timeout(submit, slice);
-        self.room_waiters.fetch_sub(1, Ordering::Relaxed);
-        waited
+        self.room.wait_timeout(submit, slice)
     }
 
     /// A call has ended and its reply was consumed: its cell and memory are free. `far`: so is the reply's memory.
@@ -312,8 +330,7 @@ impl Connection {
         let may_be_next = sent.next == cell;
         if may_be_next && !far && !slept && !sent.has_block {
             self.lone_end.end();
-            // Who begins to wait for room at this very moment may be missed; it looks for itself after a while.
-            return self.tell_room();
+            return self.tell_room_of_lone_end();
         }
         if far && !may_be_next {
             self.control.cell(cell).release();
@@ -337,6 +354,17 @@ impl Connection {
         }
         drop(submit);
         self.tell_room();
+    }
+
+    /// Tells those who wait for room of a lone call's end. Who begins to wait at this very moment may be missed; it looks for
+    /// itself after a while.
+    #[inline]
+    fn tell_room_of_lone_end(&self) {
+        if self.room_waiters.load(Ordering::Relaxed) > 0 {
+            // Whoever has not seen the end sleeps once the lock is ours: it looked under the lock.
+            drop(self.submit());
+            self.room.notify_all();
+        }
     }
 
     #[inline]

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `mod` | [`Client`]: which connection a call goes over, reconnecting, repeating |
 //! | `handshake` | from a path to a connection |
+//! | `lane` | the short way to the connection, for one caller at a time |
 //! | `connection` | one connection: sending, memory, the end |
 //! | `pending` | a call on its way, and its reply |
 //! | `loan` | requests built in place |
@@ -11,6 +12,7 @@
 
 mod connection;
 mod handshake;
+mod lane;
 mod loan;
 mod pending;
 mod watch;
@@ -21,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use callgate_points::at;
 use callgate_proto::body::{Body, Inline};
-use callgate_sys::sync::{Mutex, MutexGuard, TryGuard, TryLock};
+use callgate_sys::sync::{Mutex, MutexGuard};
 use callgate_sys::{clock, process, thread};
 
 pub(crate) use handshake::status;
@@ -33,7 +35,8 @@ use crate::endpoint::{Endpoint, ToEndpoint};
 use crate::error::{CallError, Started};
 use crate::options::{CallOptions, ClientOptions, Retry, TimeLimit};
 use connection::{Sending, Sent, Shared};
-use pending::{await_reply, receive};
+use lane::{Lane, OnLane};
+use pending::{await_reply, receive_taken, take_reply};
 
 /// How often a call is repeated at most; see [`Retry`].
 const REPEATS_MAX: u32 = 3;
@@ -60,25 +63,19 @@ struct Inner {
     options: ClientOptions,
     generation: u32,
     current: Mutex<Option<Shared>>,
-    /// Where one caller at a time finds the connection without that lock, and without counting itself among its users.
-    lane: TryLock<Option<Shared>>,
+    lane: Lane,
 }
 
 impl Inner {
-    /// Forgets a connection that has ended, so that its memory goes as soon as no call needs it. False when a caller has
-    /// the lane: whether that one sees the end, or was just about to leave, cannot be known.
+    /// Forgets a connection that has ended, so that its memory goes as soon as no call needs it. False as for
+    /// [`Lane::let_go`].
     fn let_go(&self, ended: &connection::Connection) -> bool {
-        let is_it =
-            |kept: &Option<Shared>| kept.as_ref().is_some_and(|kept| std::ptr::eq(&**kept, ended));
         let mut current = self.current.lock();
-        let old = if is_it(&current) { current.take() } else { None };
+        let same = current.as_ref().is_some_and(|kept| std::ptr::eq(&**kept, ended));
+        let old = if same { current.take() } else { None };
         drop(current);
         drop(old);
-        let Some(mut lane) = self.lane.try_lock() else { return false };
-        let old = if is_it(&lane) { lane.take() } else { None };
-        drop(lane);
-        drop(old);
-        true
+        self.lane.let_go(ended)
     }
 }
 
@@ -129,7 +126,7 @@ impl Client {
     pub fn lazy(endpoint: impl ToEndpoint, options: ClientOptions) -> Result<Self, CallError> {
         let endpoint = endpoint.to_endpoint()?;
         let generation = process::generation();
-        let (current, lane) = (Mutex::new(None), TryLock::default());
+        let (current, lane) = (Mutex::new(None), Lane::default());
         Ok(Self { inner: Arc::new(Inner { endpoint, options, generation, current, lane }) })
     }
 
@@ -242,7 +239,7 @@ impl Client {
     }
 
     /// A call that its caller waits for. Its reply is made by the last expression, where the caller wants it: it is never
-    /// moved; see [`pending::receive`].
+    /// moved; see [`Reply::short`].
     #[inline]
     fn exchange(
         &self,
@@ -253,52 +250,66 @@ impl Client {
         if !process::is_current(self.inner.generation) {
             return Err(CallError::Forked);
         }
-        let Some(mut lane) = self.inner.lane.try_lock() else {
+        let Some(mut lane) = self.inner.lane.try_enter() else {
             return self.exchange_beside(options, request, limit);
         };
         if lane.as_ref().is_none_or(|connection| connection.has_ended())
-            && let Err(error) = self.enter(&mut lane, limit)
+            && let Err(error) = self.fill(&mut lane, limit)
         {
             return self.leave(lane, options, request, limit, Err(error));
         }
-        let Some(connection) = &*lane else { unreachable!("it was entered") };
+        let Some(connection) = &*lane else { unreachable!("it was filled") };
         let sent = match send(connection, options, request, limit, true) {
             Ok(sent) => sent,
             Err(error) => return self.leave(lane, options, request, limit, Err(error)),
         };
-        match await_reply(connection, sent, limit) {
-            Ok(slept) if !connection.has_ended() => receive(connection, sent, slept),
-            Ok(slept) => {
-                let reply = receive(connection, sent, slept);
+        let slept = match await_reply(connection, sent, limit) {
+            Ok(slept) => slept,
+            Err(error) => return self.leave(lane, options, request, limit, Err(error)),
+        };
+        let taken = match take_reply(connection, sent) {
+            Ok(taken) => taken,
+            Err(error) => return self.leave(lane, options, request, limit, Err(error)),
+        };
+        match taken.body {
+            Body::Inline(inline) if !taken.head.failure && !connection.has_ended() => {
+                connection.finish(sent, slept, false);
+                Ok(Reply::short(taken.word, inline))
+            }
+            _ => {
+                let reply = receive_taken(connection, sent, slept, taken);
                 self.leave(lane, options, request, limit, reply)
             }
-            Err(error) => self.leave(lane, options, request, limit, Err(error)),
         }
     }
 
-    /// A call in the lane has failed, or its connection has ended: that goes as soon as no call needs it.
-    #[cold]
+    /// Leaves the lane, other than with a short reply: lets go of a connection that has ended, and sees what becomes of a call
+    /// that failed.
+    #[inline(never)]
     fn leave(
         &self,
-        mut lane: TryGuard<'_, Option<Shared>>,
+        mut lane: OnLane<'_>,
         options: CallOptions,
         request: &[u8],
         limit: Limit,
         reply: Result<Reply, CallError>,
     ) -> Result<Reply, CallError> {
         if lane.as_ref().is_some_and(|connection| connection.has_ended()) {
-            *lane = None;
+            lane.clear();
         }
         drop(lane);
-        reply.or_else(|error| self.failed(options, request, limit, error))
+        match reply {
+            Err(error) => self.failed(options, request, limit, error),
+            reply => reply,
+        }
     }
 
     /// Puts the present connection, or a new one, into the lane.
     #[cold]
-    fn enter(&self, lane: &mut Option<Shared>, limit: Limit) -> Result<(), CallError> {
+    fn fill(&self, lane: &mut OnLane<'_>, limit: Limit) -> Result<(), CallError> {
         // Not kept for as long as connecting takes.
-        *lane = None;
-        *lane = Some(self.connection(limit)?);
+        lane.clear();
+        lane.keep(self.connection(limit)?);
         Ok(())
     }
 

@@ -156,26 +156,39 @@ fn without_reply(
 }
 
 /// Turns what stands in the cell into a reply or a failure.
-///
-/// A short reply is made once, where its caller wants it: moved about, its words, stored one by one, would be loaded in
-/// wider pieces, which processors do not forward from their store buffers.
+fn receive(connection: &Shared, sent: Sent, slept: bool) -> Result<Reply, CallError> {
+    receive_taken(connection, sent, slept, take_reply(connection, sent)?)
+}
+
+/// Reads what stands in the cell.
 #[inline(always)]
-pub(super) fn receive(connection: &Shared, sent: Sent, slept: bool) -> Result<Reply, CallError> {
-    let cell = connection.control.cell(sent.cell);
-    let TakenReply { head, word: status, body } = match cell.read_reply() {
-        Ok(taken) => taken,
-        Err(violation) => {
-            return Err(without_reply(connection, sent, Limit::NONE, Err(violation)));
+pub(super) fn take_reply(connection: &Shared, sent: Sent) -> Result<TakenReply, CallError> {
+    match connection.control.cell(sent.cell).read_reply() {
+        Ok(taken) => {
+            connection.pace.note(&taken.head, cpus());
+            connection.pace.replied(if let Body::Far(place) = taken.body { place.len } else { 0 });
+            Ok(taken)
         }
-    };
-    connection.pace.note(&head, cpus());
+        Err(violation) => Err(without_reply(connection, sent, Limit::NONE, Err(violation))),
+    }
+}
+
+/// Turns what was read into a reply or a failure.
+#[inline]
+pub(super) fn receive_taken(
+    connection: &Shared,
+    sent: Sent,
+    slept: bool,
+    TakenReply { head, word: status, body }: TakenReply,
+) -> Result<Reply, CallError> {
     match body {
         Body::Inline(inline) => {
             connection.finish(sent, slept, false);
             if head.failure {
-                return Err(failure(status, inline));
+                Err(failure(status, inline))
+            } else {
+                Ok(Reply::short(status, inline))
             }
-            Ok(Reply { status, bytes: ReplyBytes::Inline(inline) })
         }
         Body::Far(place) => receive_far(connection, sent, slept, status, place, head.failure),
     }
@@ -191,7 +204,6 @@ fn receive_far(
 ) -> Result<Reply, CallError> {
     match connection.find(place) {
         Ok(bytes) => {
-            connection.pace.replied(place.len);
             let hold = Hold { connection: connection.clone(), sent, slept };
             let reply = Reply { status, bytes: ReplyBytes::Far { bytes, _hold: hold } };
             if failed { Err(far_failure(&reply)) } else { Ok(reply) }
@@ -244,6 +256,13 @@ impl Drop for Hold {
 }
 
 impl Reply {
+    /// Makes a short one, where its caller wants it. Moved about, its words, stored one by one, would be loaded in wider
+    /// pieces, which processors do not forward from their store buffers.
+    #[inline(always)]
+    pub(super) fn short(status: u32, inline: Inline) -> Self {
+        Self { status, bytes: ReplyBytes::Inline(inline) }
+    }
+
     /// The status that the handler gave; 0 unless it chose another.
     #[must_use]
     pub fn status(&self) -> u32 {

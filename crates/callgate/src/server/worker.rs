@@ -68,6 +68,8 @@ pub(super) struct Worker<H> {
     handling: Option<u32>,
     gap: Gap,
     habit: YieldHabit,
+    /// Whether the last pass had calls.
+    passed_with_work: bool,
     /// Calls taken when it last gave way in a crowd.
     gave_way: u64,
     /// When the last sleep ended, while no call was taken since.
@@ -101,6 +103,7 @@ impl<H: Handler> Worker<H> {
             handling: None,
             gap: Gap::default(),
             habit: YieldHabit::default(),
+            passed_with_work: false,
             gave_way: 0,
             woken_ns: None,
             found_events: false,
@@ -144,13 +147,14 @@ impl<H: Handler> Worker<H> {
 
     /// Gives every active connection its turn; returns whether any had a call.
     fn pass(&mut self) -> bool {
+        let others_worked = std::mem::take(&mut self.passed_with_work);
         let mut worked = false;
         let mut at = 0;
         while at < self.active.len() {
             let index = self.active[at];
             match self.serve(index) {
                 Ok(true) => worked = true,
-                Ok(false) if self.goes_quiet(index) => {
+                Ok(false) if self.goes_quiet(index, others_worked) => {
                     self.active.swap_remove(at);
                     continue;
                 }
@@ -162,6 +166,7 @@ impl<H: Handler> Worker<H> {
             }
             at += 1;
         }
+        self.passed_with_work = worked;
         worked
     }
 
@@ -202,10 +207,11 @@ impl<H: Handler> Worker<H> {
         Ok(true)
     }
 
-    /// Arms a connection that was quiet for long while others were busy; true if it is to be polled no more.
-    fn goes_quiet(&mut self, index: usize) -> bool {
+    /// Arms a connection that was quiet for long while others were busy; true if it is to be polled no more. Passes in which
+    /// nobody had a call do not count: how long those go on is the budget's to say.
+    fn goes_quiet(&mut self, index: usize, others_worked: bool) -> bool {
         let Some(link) = self.links[index].as_mut() else { return true };
-        link.quiet_passes += 1;
+        link.quiet_passes += u32::from(others_worked);
         let quiet = link.quiet_passes >= QUIET_PASSES || link.quiet_sleeps >= QUIET_SLEEPS;
         if !quiet || link.arm(Doorbell::Socket).is_none() {
             return false;

@@ -13,8 +13,12 @@ use crate::clock;
 static RATES: AtomicU64 = AtomicU64::new(0);
 
 const LOOKS_APART_NS: u64 = 30;
-const PAUSES: u64 = 32;
-const TURNS: u64 = 1_024;
+const COUNT_FIRST: u64 = 32;
+const COUNT_MAX: u64 = 1 << 14;
+/// A time that says something, with a clock that goes in steps of some tens of nanoseconds.
+const TELLING_NS: u64 = 500;
+/// One in 25 ns, where the clock is too coarse to tell.
+const RATE_UNKNOWN: u64 = (1 << 20) / 25;
 
 /// Waits for about so many nanoseconds; as long as a few thousand at the most, since it takes a CPU.
 #[inline(always)]
@@ -47,21 +51,39 @@ pub fn pause_between_looks() {
 
 #[inline(always)]
 fn turn() {
-    // SAFETY: no instruction at all; the compiler cannot know that, and keeps the loop around it.
-    unsafe { std::arch::asm!("", options(nomem, nostack, preserves_flags)) };
+    // Nothing at all; but the compiler cannot know that, and keeps the loop around it.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    // SAFETY: no instruction.
+    unsafe {
+        std::arch::asm!("", options(nomem, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    std::hint::black_box(());
 }
 
 #[cold]
 fn measure() {
-    let rate = |count: u64, work: &dyn Fn()| {
+    let pauses = rate(|count| (0..count).for_each(|_| std::hint::spin_loop()));
+    let turns = rate(|count| (0..count).for_each(|_| turn()));
+    RATES.store((turns << 32) | pauses, Ordering::Relaxed);
+}
+
+/// How often something fits into 1,024 ns, in 1,024ths: the best of three, of as many as the clock can tell apart.
+fn rate(work: impl Fn(u64)) -> u64 {
+    let mut count = COUNT_FIRST;
+    loop {
         let shortest = (0..3).map(|_| {
             let began_ns = clock::now_ns();
-            work();
-            clock::now_ns().saturating_sub(began_ns).max(1)
+            work(count);
+            clock::now_ns().saturating_sub(began_ns)
         });
-        ((count << 20) / shortest.min().unwrap_or(1)).clamp(1, u64::from(u32::MAX))
-    };
-    let pauses = rate(PAUSES, &|| (0..PAUSES).for_each(|_| std::hint::spin_loop()));
-    let turns = rate(TURNS, &|| (0..TURNS).for_each(|_| turn()));
-    RATES.store((turns << 32) | pauses, Ordering::Relaxed);
+        let shortest_ns = shortest.min().unwrap_or(0);
+        if shortest_ns >= TELLING_NS {
+            return ((count << 20) / shortest_ns).clamp(1, u64::from(u32::MAX));
+        }
+        if count >= COUNT_MAX {
+            return RATE_UNKNOWN;
+        }
+        count *= 2;
+    }
 }

@@ -9,7 +9,7 @@ use callgate_sys::socket::SendError;
 use callgate_sys::sync::MutexGuard;
 use callgate_sys::{clock, process};
 
-use super::{Connection, End, Submit};
+use super::{Connection, End, ROOM_SLICE, Submit, Waits};
 use crate::error::{CallError, Started};
 use crate::options::WhenFull;
 use crate::region::block_bytes;
@@ -117,7 +117,8 @@ impl Connection {
                     if self.options.when_full == WhenFull::Fail || len > quota {
                         return Err(CallError::NoMemory { len, quota, source: None });
                     }
-                    submit = self.wait_for_room(submit, deadline_ns);
+                    let _waits = Waits::new(&self.room_waiters);
+                    submit = self.wait_for_room(submit, ROOM_SLICE, deadline_ns);
                 }
             }
         }

@@ -50,14 +50,16 @@ impl<H: Handler> Worker<H> {
         let yielded_ns = rest.yielded_ns.take();
         if rest.passes <= 1 && (self.active.is_empty() || self.pace.sleeps_at_once(policy)) {
             // The callers first, if they are on this CPU: going to sleep takes as long as half a call.
-            if rest.passes == 0
-                && !self.active.is_empty()
-                && self.give_way(clock::now_ns()).is_some()
-            {
-                rest.passes = 1;
-                return;
+            if rest.passes == 0 && !self.active.is_empty() && !self.pace.is_long() {
+                rest.yielded_ns = self.give_way(clock::now_ns());
+                if rest.yielded_ns.is_some() {
+                    rest.passes = 1;
+                    return;
+                }
             }
-            self.sleep();
+            if !self.look_around(clock::now_ns()) || !self.found_events {
+                self.sleep();
+            }
             rest.is_over = true;
             return;
         }
@@ -107,13 +109,17 @@ impl<H: Handler> Worker<H> {
         }
         if rest.began_ns != 0 {
             self.pace.paid();
-        } else if self.active.len() == 1 {
+        } else if self.active.len() == 1 && rest.yielded_ns.is_none() {
             self.gap = self.gap.found(rest.passes);
         }
         // Each time, not now and then: the gap is learned best where all calls take the same way.
         let now_ns = clock::now_ns();
-        self.pace.worked(self.woken_ns.take().map(|woken_ns| now_ns.saturating_sub(woken_ns)));
-        self.look_around(now_ns);
+        let woken_ns = self.woken_ns.take();
+        self.pace.worked(woken_ns.map(|woken_ns| now_ns.saturating_sub(woken_ns)));
+        // Who was just woken looks before it sleeps again, when nobody waits for it.
+        if woken_ns.is_none() || self.has_news() {
+            self.look_around(now_ns);
+        }
         if self.is_crowded() {
             // A crowd: its clients yield to each other and to us; see `CallerPace::yields_first`.
             let calls = self.desk().calls.load(Ordering::Relaxed);
@@ -228,8 +234,6 @@ impl<H: Handler> Worker<H> {
     fn is_awake(&mut self) {
         let now_ns = clock::now_ns();
         self.woken_ns = Some(now_ns);
-        // Whoever sleeps is told of all that comes.
-        self.looked_ns = now_ns;
         self.see_where();
         if self.has_news() {
             self.answer_bell();
