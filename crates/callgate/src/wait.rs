@@ -14,9 +14,9 @@ use callgate_sys::futex::{self, Waited};
 use callgate_sys::{clock, process};
 
 /// Looks in the first phase: about a microsecond.
-const FIRST_LOOKS: u32 = 24;
+const FIRST_LOOKS: u32 = 44;
 /// Looks between two readings of the clock.
-const LOOKS_PER_CLOCK: u32 = 16;
+const LOOKS_PER_CLOCK: u32 = 32;
 /// Longest sleep without a look around, in nanoseconds. A hostile server could move our sleep to another word
 /// (FUTEX_REQUEUE) and die: then nobody can wake us, and we find out after this long. It doubles each time that nothing
 /// was wrong.
