@@ -5,7 +5,7 @@
 //! nobody is left asleep. This works on every kernel, needs no second futex in the wait, and a peer has no part in it:
 //! these words are private to the client's process.
 
-use crate::sync::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Whether a connection lives, and how many threads may be asleep on it. Private memory.
 #[derive(Default)]
@@ -51,5 +51,27 @@ impl Life {
     /// Takes the announcement back.
     pub fn awake(&self) {
         self.sleepers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a lane keeps, for those who end connections: a number that stands for a connection, or 0. Private memory.
+#[derive(Default)]
+pub struct Kept(AtomicU64);
+
+impl Kept {
+    /// Says what is kept from now on. Look for the end of it afterwards, before leaving it there.
+    pub fn say(&self, number: u64) {
+        self.0.store(number, Ordering::Relaxed);
+        // EDGE lane (other end: `may_be`). We say what we keep, then look whether it has ended; who ends it declares that,
+        // then looks whether it is kept. With a fence between each pair at least one sees the other.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether that may be kept whose end was declared before.
+    #[must_use]
+    pub fn may_be(&self, number: u64) -> bool {
+        // EDGE lane (other end: `say`).
+        fence(Ordering::SeqCst);
+        self.0.load(Ordering::Relaxed) == number
     }
 }

@@ -6,7 +6,7 @@ use crate::body::{Body, Inline, ReplyHead, Think};
 use crate::cell::{Deadline, Doorbell, Ring, Turn};
 use crate::chain::{Deferred, Intake, LoneEnd, Submitter, publish};
 use crate::layout::{Cell, Detour, Header};
-use crate::life::Life;
+use crate::life::{Kept, Life};
 use crate::lock::{LockWord, TryWord};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -423,6 +423,25 @@ fn the_end_finds_every_sleeper() {
         assert!(life.has_ended());
         life.awake();
         assert!(!life.has_sleepers());
+    });
+}
+
+/// EDGE lane: whoever keeps a connection that ends sees the end, or is seen by who declared it.
+#[test]
+fn nobody_keeps_what_has_ended() {
+    loom::model(|| {
+        let shared = Arc::new((Life::default(), Kept::default()));
+        let caller = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                shared.1.say(7);
+                shared.0.has_ended()
+            })
+        };
+        shared.0.end();
+        let comes_again = shared.1.may_be(7);
+        let sees_the_end = caller.join().expect("caller");
+        assert!(sees_the_end || comes_again, "kept for ever");
     });
 }
 

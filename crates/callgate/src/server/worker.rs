@@ -185,7 +185,6 @@ impl<H: Handler> Worker<H> {
             if count == 0 {
                 link.quiet_passes = 0;
                 link.quiet_sleeps = 0;
-                self.pace.served(taken.request.head.think, taken.request.body.len());
                 let hints = self.cpu_hint | active.min(usize::from(u16::MAX)) as u64;
                 link.connection.hints.store(hints, Ordering::Relaxed);
             }
@@ -195,6 +194,8 @@ impl<H: Handler> Worker<H> {
             let handled = handle(link, &taken, &*self.handler, &self.shared);
             self.handling = None;
             handled?;
+            // Now, when nobody waits for it.
+            self.pace.served(taken.request.head.think, taken.request.body.len());
             if count % 4 == 3 {
                 let now_ns = clock::now_ns();
                 if began_ns == 0 {

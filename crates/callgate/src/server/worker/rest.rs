@@ -49,19 +49,7 @@ impl<H: Handler> Worker<H> {
         let policy = self.shared.wait;
         let yielded_ns = rest.yielded_ns.take();
         if rest.passes <= 1 && (self.active.is_empty() || self.pace.sleeps_at_once(policy)) {
-            // The callers first, if they are on this CPU: going to sleep takes as long as half a call.
-            if rest.passes == 0 && !self.active.is_empty() && !self.pace.is_long() {
-                rest.yielded_ns = self.give_way(clock::now_ns());
-                if rest.yielded_ns.is_some() {
-                    rest.passes = 1;
-                    return;
-                }
-            }
-            if !self.look_around(clock::now_ns()) || !self.found_events {
-                self.sleep();
-            }
-            rest.is_over = true;
-            return;
+            return self.sleep_soon(rest);
         }
         rest.passes += 1;
         let yields = match self.is_crowded() {
@@ -96,6 +84,23 @@ impl<H: Handler> Worker<H> {
                 process::pause_between_looks();
             }
         }
+    }
+
+    /// Sleeps, but first gives way to the callers, once, if they are on this CPU: going to sleep takes as long as half a call.
+    #[cold]
+    fn sleep_soon(&mut self, rest: &mut Rest) {
+        let now_ns = clock::now_ns();
+        if rest.passes == 0 && !self.active.is_empty() && !self.pace.is_long() {
+            rest.yielded_ns = self.give_way(now_ns);
+            if rest.yielded_ns.is_some() {
+                rest.passes = 1;
+                return;
+            }
+        }
+        if !self.look_around(now_ns) || !self.found_events {
+            self.sleep();
+        }
+        rest.is_over = true;
     }
 
     /// A pass had calls: learns from what came before it.
