@@ -12,9 +12,9 @@
 
 use std::cell::UnsafeCell;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::Once;
 use std::sync::atomic::{
     AtomicPtr, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
+    Ordering::Release,
 };
 
 use callgate_points::at;
@@ -197,16 +197,10 @@ struct NoFork {
 
 impl Gate {
     fn enter() -> NoFork {
-        static HANDLERS: Once = Once::new();
-        // A fork in the middle of this very first call leaves the child without handlers, and
-        // unable to register any.
-        HANDLERS.call_once(|| {
-            // SAFETY: the three functions live as long as this code does and do what is allowed
-            // around a fork.
-            let failed =
-                unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
-            assert_eq!(failed, 0, "no memory to register the fork handlers");
-        });
+        // EDGE handlers (other end: `register`): Acquire sees that they are registered.
+        if HANDLERS.load(Acquire) != REGISTERED {
+            register();
+        }
         // It can only fail by deadlock: when another library's fork handler calls us while this
         // thread forks.
         // SAFETY: GATE is a static, initialised lock.
@@ -214,6 +208,39 @@ impl Gate {
         NoFork { locked }
     }
 }
+
+/// Who registers the fork handlers: nobody yet (0), the process with this token, or [`REGISTERED`].
+static HANDLERS: AtomicU32 = AtomicU32::new(0);
+const REGISTERED: u32 = u32::MAX;
+
+/// Registers the fork handlers. A fork in the middle of it leaves the child with a registrar that
+/// does not exist there: the child registers them itself, perhaps a second time (see `DEPTH`).
+#[cold]
+fn register() {
+    let own = generation();
+    loop {
+        let registrar = HANDLERS.load(Acquire);
+        if registrar == REGISTERED {
+            return;
+        }
+        let ours =
+            registrar != own && HANDLERS.compare_exchange(registrar, own, Relaxed, Relaxed).is_ok();
+        if ours {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    // SAFETY: the three functions live as long as this code does and do what is allowed around a
+    // fork.
+    let failed = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+    assert_eq!(failed, 0, "no memory to register the fork handlers");
+    // EDGE handlers (other end: `Gate::enter`): Release hands over the registration.
+    HANDLERS.store(REGISTERED, Release);
+}
+
+/// How often `before` ran for the present fork: twice where the handlers were registered twice.
+/// Written by the thread that forks, which has the lock.
+static DEPTH: AtomicU32 = AtomicU32::new(0);
 
 impl Drop for NoFork {
     fn drop(&mut self) {
@@ -225,13 +252,17 @@ impl Drop for NoFork {
 }
 
 unsafe extern "C" fn before() {
+    // The second time it fails, since this thread has it.
     // SAFETY: GATE is a static, initialised lock.
     unsafe { libc::pthread_rwlock_wrlock(GATE.lock.get()) };
+    DEPTH.fetch_add(1, Relaxed);
 }
 
 unsafe extern "C" fn in_parent() {
-    // SAFETY: `before` took the lock in this thread.
-    unsafe { libc::pthread_rwlock_unlock(GATE.lock.get()) };
+    if DEPTH.fetch_sub(1, Relaxed) == 1 {
+        // SAFETY: `before` took the lock in this thread.
+        unsafe { libc::pthread_rwlock_unlock(GATE.lock.get()) };
+    }
 }
 
 /// Runs in the child: async-signal-safe calls only.
@@ -240,6 +271,7 @@ unsafe extern "C" fn in_child() {
     // so a new lock is right.
     // SAFETY: nobody else can touch the lock, see above; all-initial is its valid unlocked state.
     unsafe { GATE.lock.get().write(libc::PTHREAD_RWLOCK_INITIALIZER) };
+    DEPTH.store(0, Relaxed);
     wipe();
     let mut inert = -1;
     let mut lost = false;
