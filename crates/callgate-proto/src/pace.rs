@@ -42,7 +42,7 @@ pub enum Policy {
     /// Learn when spinning pays.
     #[default]
     Balanced,
-    /// Sleep whenever there is nothing to do.
+    /// Sleep whenever there is nothing to do, after giving way once.
     LowestCpu,
 }
 

@@ -158,7 +158,9 @@ impl CallerPace {
                 Plan::Yield(YIELD_NS)
             };
         }
-        self.part_due_ns.store(0, Ordering::Relaxed);
+        if self.part_due_ns.load(Ordering::Relaxed) != 0 {
+            self.part_due_ns.store(0, Ordering::Relaxed);
+        }
         let reply_bytes = u64::from(self.reply_bytes.load(Ordering::Relaxed));
         let worth_ns = worth_ns(around.bytes.max(reply_bytes));
         if answer_ns > worth_ns {

@@ -50,7 +50,7 @@ impl WorkerPace {
     }
 
     /// Learns how long the first calls after a sleep took; `None`: they did not come after a sleep. Where that is longer
-    /// than a wake-up, the clients sleep while they wait, and polling for them would burn as much again.
+    /// than looking is worth, the clients sleep while they wait, and polling for them would burn as much again.
     #[inline]
     pub fn worked(&mut self, took_ns: Option<u64>) {
         self.long = took_ns.is_some_and(|ns| ns > worth_ns(self.bytes));

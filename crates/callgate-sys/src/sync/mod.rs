@@ -1,7 +1,7 @@
 //! Locks and condition variables of one process.
 //!
 //! Unlike those of `std` they know no poison, for which each of those asks whether its thread panics, at both ends: a short
-//! call takes three locks, and nothing here panics while it holds one. A simulated system puts its own in their place: a task that blocks in a
+//! call takes two or three locks, and nothing here panics while it holds one. A simulated system puts its own in their place: a task that blocks in a
 //! lock would block the scheduler too.
 
 #[cfg(not(callgate_sim))]

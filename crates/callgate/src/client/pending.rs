@@ -104,21 +104,14 @@ pub(super) fn await_reply(
     let cell = connection.control.cell(sent.cell);
     match first_looks(cell, sent.turn, &connection.pace, connection.options.wait, sent.rang) {
         Ok(true) => Ok(false),
-        looked => await_on(connection, sent, limit, looked.err()),
+        Ok(false) => await_on(connection, sent, limit),
+        Err(violation) => Err(without_reply(connection, sent, limit, Err(violation))),
     }
 }
 
 /// The rest of a wait that was not over at once.
 #[cold]
-fn await_on(
-    connection: &Shared,
-    sent: Sent,
-    limit: Limit,
-    violation: Option<Violation>,
-) -> Result<bool, CallError> {
-    if let Some(violation) = violation {
-        return Err(without_reply(connection, sent, limit, Err(violation)));
-    }
+fn await_on(connection: &Shared, sent: Sent, limit: Limit) -> Result<bool, CallError> {
     let wait = Wait {
         cell: connection.control.cell(sent.cell),
         turn: sent.turn,

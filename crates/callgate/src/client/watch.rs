@@ -31,7 +31,7 @@ struct Watcher {
     next: AtomicU64,
     watched: Mutex<HashMap<u64, Weak<Connection>>>,
     untidy: Mutex<Vec<(u64, Weak<Connection>)>>,
-    /// Connections that have ended and may have callers asleep on them still.
+    /// Connections that have ended, and may have callers asleep on them still, or one that keeps them in its lane.
     asleep: Mutex<Vec<Weak<Connection>>>,
     /// Slow yields in handshakes, of all clients of the process.
     ban: YieldBan,

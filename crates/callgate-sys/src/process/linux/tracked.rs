@@ -10,7 +10,7 @@
 //! `vfork` and `posix_spawn` run no handlers and need none: close-on-exec does it. A raw `clone`
 //! runs none either; its child keeps the descriptors until it drops them.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{
     AtomicPtr, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
@@ -201,34 +201,22 @@ impl Gate {
         if HANDLERS.load(Acquire) != REGISTERED {
             register();
         }
-        // It can only fail by deadlock: when another library's fork handler calls us while this
-        // thread forks.
+        // Not while this thread forks itself: another library's fork handler may call us then.
         // SAFETY: GATE is a static, initialised lock.
-        let locked = unsafe { libc::pthread_rwlock_rdlock(GATE.lock.get()) } == 0;
+        let locked =
+            DEPTH.get() == 0 && unsafe { libc::pthread_rwlock_rdlock(GATE.lock.get()) } == 0;
         NoFork { locked }
     }
 }
 
-/// Who registers the fork handlers: nobody yet (0), the process with this token, or [`REGISTERED`].
+/// Who registers the fork handlers: nobody yet (0), the process with this id, or [`REGISTERED`].
 static HANDLERS: AtomicU32 = AtomicU32::new(0);
 const REGISTERED: u32 = u32::MAX;
 
-/// Registers the fork handlers. A fork in the middle of it leaves the child with a registrar that
-/// does not exist there: the child registers them itself, perhaps a second time (see `DEPTH`).
 #[cold]
 fn register() {
-    let own = generation();
-    loop {
-        let registrar = HANDLERS.load(Acquire);
-        if registrar == REGISTERED {
-            return;
-        }
-        let ours =
-            registrar != own && HANDLERS.compare_exchange(registrar, own, Relaxed, Relaxed).is_ok();
-        if ours {
-            break;
-        }
-        std::thread::yield_now();
+    if !claim(&HANDLERS, super::pid()) {
+        return;
     }
     // SAFETY: the three functions live as long as this code does and do what is allowed around a
     // fork.
@@ -238,9 +226,29 @@ fn register() {
     HANDLERS.store(REGISTERED, Release);
 }
 
-/// How often `before` ran for the present fork: twice where the handlers were registered twice.
-/// Written by the thread that forks, which has the lock.
-static DEPTH: AtomicU32 = AtomicU32::new(0);
+/// Makes this process, of id `own`, the one that registers; false when that has been done, which it
+/// waits for where another thread is about it.
+///
+/// A fork in the middle leaves the child with a registrar that does not exist there: its parent. So
+/// the child registers them itself, perhaps a second time (see `DEPTH`).
+fn claim(handlers: &AtomicU32, own: u32) -> bool {
+    loop {
+        let registrar = handlers.load(Acquire);
+        if registrar == REGISTERED {
+            return false;
+        }
+        if registrar != own && handlers.compare_exchange(registrar, own, Relaxed, Relaxed).is_ok() {
+            return true;
+        }
+        std::thread::yield_now();
+    }
+}
+
+thread_local! {
+    /// How often `before` ran for the fork that this thread is about: twice where the handlers were
+    /// registered twice.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
 
 impl Drop for NoFork {
     fn drop(&mut self) {
@@ -252,14 +260,16 @@ impl Drop for NoFork {
 }
 
 unsafe extern "C" fn before() {
-    // The second time it fails, since this thread has it.
-    // SAFETY: GATE is a static, initialised lock.
-    unsafe { libc::pthread_rwlock_wrlock(GATE.lock.get()) };
-    DEPTH.fetch_add(1, Relaxed);
+    if DEPTH.get() == 0 {
+        // SAFETY: GATE is a static, initialised lock, which this thread does not have.
+        unsafe { libc::pthread_rwlock_wrlock(GATE.lock.get()) };
+    }
+    DEPTH.set(DEPTH.get() + 1);
 }
 
 unsafe extern "C" fn in_parent() {
-    if DEPTH.fetch_sub(1, Relaxed) == 1 {
+    DEPTH.set(DEPTH.get() - 1);
+    if DEPTH.get() == 0 {
         // SAFETY: `before` took the lock in this thread.
         unsafe { libc::pthread_rwlock_unlock(GATE.lock.get()) };
     }
@@ -271,7 +281,7 @@ unsafe extern "C" fn in_child() {
     // so a new lock is right.
     // SAFETY: nobody else can touch the lock, see above; all-initial is its valid unlocked state.
     unsafe { GATE.lock.get().write(libc::PTHREAD_RWLOCK_INITIALIZER) };
-    DEPTH.store(0, Relaxed);
+    DEPTH.set(0);
     wipe();
     let mut inert = -1;
     let mut lost = false;
@@ -315,6 +325,33 @@ mod tests {
         assert_eq!(found, [0, 1, 63, 20_000, BITS as RawFd - 1, BITS as RawFd, 1_048_575]);
         table.set(-1);
         table.set(RawFd::MAX);
+    }
+
+    #[test]
+    fn who_registers_is_one_of_this_process() {
+        let (nobody, parent, child) = (0, 7, 8);
+        let handlers = AtomicU32::new(nobody);
+        assert!(claim(&handlers, parent));
+        // Forked in the middle of it: nobody here would ever come to an end with it.
+        assert!(claim(&handlers, child));
+        handlers.store(REGISTERED, Relaxed);
+        assert!(!claim(&handlers, child));
+    }
+
+    #[test]
+    fn a_second_registration_does_no_harm() {
+        // They run twice for each fork from here on, also for those of other tests.
+        // SAFETY: as `register` does it.
+        let failed = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+        assert_eq!(failed, 0);
+        for _ in 0..3 {
+            let child = crate::testing::Child::fork(|_| {
+                TrackedFd::open(|| rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC))
+                    .is_ok()
+            });
+            assert!(child.join());
+        }
+        drop(Gate::enter());
     }
 
     #[test]

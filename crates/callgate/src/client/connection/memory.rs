@@ -9,7 +9,8 @@ use callgate_sys::socket::SendError;
 use callgate_sys::sync::MutexGuard;
 use callgate_sys::{clock, process};
 
-use super::{Connection, End, ROOM_SLICE, Submit, Waits};
+use super::room::{ROOM_SLICE, Waits};
+use super::{Connection, End, Submit};
 use crate::error::{CallError, Started};
 use crate::options::WhenFull;
 use crate::region::block_bytes;
