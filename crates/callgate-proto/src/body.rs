@@ -18,6 +18,7 @@
 
 use crate::Violation;
 pub use crate::layout::INLINE_MAX;
+use crate::sync::{AtomicU64, Ordering};
 
 const LENGTH_SHIFT: u32 = 16;
 const LENGTH_MASK: u64 = 0x3f;
@@ -49,6 +50,16 @@ impl Inline {
         let mut inline = Self { words: [0; 6], len: bytes.len() as u8 };
         copy_short(bytes, &mut inline.as_mut_bytes48()[..bytes.len()]);
         Some(inline)
+    }
+
+    /// The bytes of a reply that is neither far nor a failure; `None` also where its head makes no sense.
+    #[inline(always)]
+    pub(crate) fn from_answer(head: u64, words: [u64; 6]) -> Option<Self> {
+        let len = (head >> LENGTH_SHIFT) & LENGTH_MASK;
+        if head & (REPLY_ZERO | FAR | FAILURE) != 0 || len > INLINE_MAX as u64 {
+            return None;
+        }
+        Some(Self { words, len: len as u8 })
     }
 
     /// Copies as many bytes as both have to the start of `out`; returns how many.
@@ -213,6 +224,87 @@ impl Body {
     }
 }
 
+/// A payload on its way into a cell.
+#[derive(Clone, Copy)]
+pub enum Content<'a> {
+    /// Bytes that a cell holds: at most [`INLINE_MAX`]; what is beyond is not sent.
+    Short(&'a [u8]),
+    /// Where they are.
+    Far(Place),
+}
+
+impl<'a> From<&'a Body> for Content<'a> {
+    fn from(body: &'a Body) -> Self {
+        match body {
+            Body::Inline(inline) => Self::Short(inline.bytes()),
+            Body::Far(place) => Self::Far(*place),
+        }
+    }
+}
+
+impl Content<'_> {
+    /// Payload length in bytes.
+    #[must_use]
+    #[inline]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Short(bytes) => bytes.len() as u64,
+            Self::Far(place) => place.len,
+        }
+    }
+
+    /// Whether the payload has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[inline(always)]
+    fn head_bits(&self) -> u64 {
+        match self {
+            Self::Short(bytes) => (bytes.len().min(INLINE_MAX) as u64) << LENGTH_SHIFT,
+            Self::Far(_) => FAR,
+        }
+    }
+
+    /// Stores it, word by word; the words that it does not need stay as they are. Relaxed: what publishes it comes later.
+    #[inline(always)]
+    pub(crate) fn store(self, body: &[AtomicU64; 6]) {
+        match self {
+            Self::Short(bytes) => {
+                let (words, rest) = bytes[..bytes.len().min(INLINE_MAX)].as_chunks::<8>();
+                for (slot, word) in body.iter().zip(words) {
+                    slot.store(u64::from_le_bytes(*word), Ordering::Relaxed);
+                }
+                if !rest.is_empty()
+                    && let Some(slot) = body.get(words.len())
+                {
+                    slot.store(last_word(bytes, rest.len()), Ordering::Relaxed);
+                }
+            }
+            Self::Far(place) => {
+                body[0].store(u64::from(place.region), Ordering::Relaxed);
+                body[1].store(place.offset, Ordering::Relaxed);
+                body[2].store(place.len, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// The last `rest` of these bytes, of which there are 1 to 7, as a word with zeros behind. Without a loop where there are
+/// four bytes or more: the word is put together from pieces that may overlap.
+#[inline(always)]
+fn last_word(bytes: &[u8], rest: usize) -> u64 {
+    if let Some(last) = bytes.last_chunk::<8>() {
+        return u64::from_le_bytes(*last) >> (64 - 8 * rest);
+    }
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+        return u64::from(first) | u64::from(last) << (8 * (rest - 4));
+    }
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
 /// How long a client thought between its last reply and this request, in powers of two of a microsecond.
 ///
 /// 0: not measured. 1: below 1 us. n: below 2^(n-1) us. 15: 8 ms or more.
@@ -253,11 +345,11 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    #[inline]
-    pub(crate) fn encode(self, body: &Body) -> u64 {
+    #[inline(always)]
+    pub(crate) fn encode(self, content: Content<'_>) -> u64 {
         (u64::from(self.method) << HIGH_SHIFT)
             | (u64::from(self.think.0) << THINK_SHIFT)
-            | body.head_bits()
+            | content.head_bits()
             | u64::from(self.next)
     }
 
@@ -271,6 +363,25 @@ impl RequestHead {
             next: head as u16,
             think: Think(((head >> THINK_SHIFT) & 0xf) as u8),
         })
+    }
+}
+
+/// What a server says of itself with a reply: connections that it polls (bits 0..16, 0: unknown), and the CPU on which it
+/// answered plus one (bits 32..64, 0: unknown).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hints(pub(crate) u64);
+
+impl Hints {
+    #[inline(always)]
+    pub(crate) fn of(head: u64) -> Self {
+        Self(head & (u64::from(u32::MAX) << HIGH_SHIFT | 0xffff))
+    }
+
+    /// Connections that the server polls; 0 when unknown.
+    #[inline(always)]
+    #[must_use]
+    pub fn active(self) -> u16 {
+        self.0 as u16
     }
 }
 
@@ -292,6 +403,13 @@ impl ReplyHead {
             | if self.failure { FAILURE } else { 0 }
             | body.head_bits()
             | u64::from(self.active)
+    }
+
+    /// What the server says of itself.
+    #[inline]
+    #[must_use]
+    pub fn hints(&self) -> Hints {
+        Hints(self.cpu.map_or(0, |cpu| u64::from(cpu) + 1) << HIGH_SHIFT | u64::from(self.active))
     }
 
     #[inline]
@@ -352,11 +470,23 @@ mod tests {
             prop_assert!(words[bytes.len().div_ceil(8)..].iter().all(|word| *word == 0));
         }
 
+        /// Loom's atomics work inside of a model only.
+        #[cfg(not(loom))]
+        #[test]
+        fn content_is_stored_as_it_is_read(bytes in proptest::collection::vec(any::<u8>(), 0..=48)) {
+            let slots: [AtomicU64; 6] = std::array::from_fn(|_| AtomicU64::new(u64::MAX));
+            let content = Content::Short(&bytes);
+            content.store(&slots);
+            let words = slots.map(AtomicU64::into_inner);
+            let back = Inline::from_answer(content.head_bits(), words).expect("an answer");
+            prop_assert_eq!(back.bytes(), &bytes[..]);
+        }
+
         #[test]
         fn request_heads_round_trip(method: u32, next: u16, ns: u64, len in 0usize..=48) {
             let body = Body::Inline(Inline::new(&vec![7; len]).expect("fits"));
             let head = RequestHead { method, next, think: Think::from_ns(ns) };
-            let word = head.encode(&body);
+            let word = head.encode((&body).into());
             prop_assert_eq!(RequestHead::decode(word), Ok(head));
             let back = Body::from_words(word, body.words()).expect("own encoding");
             prop_assert_eq!(back.len(), len as u64);

@@ -30,7 +30,7 @@
 //! and decides on the copy.
 
 use crate::Violation;
-use crate::body::{Body, ReplyHead, RequestHead};
+use crate::body::{Body, Content, Hints, Inline, ReplyHead, RequestHead};
 use crate::layout::{Cell, Detour, Header};
 use crate::sync::{AtomicU32, Ordering, fence};
 use callgate_points::at;
@@ -70,6 +70,17 @@ pub enum Doorbell {
     Word,
 }
 
+impl Doorbell {
+    /// What a client does that finds the server waiting so at this cell.
+    #[must_use]
+    pub fn of(self, cell: u16) -> Ring {
+        match self {
+            Self::Socket => Ring::Socket,
+            Self::Word => Ring::Word(cell),
+        }
+    }
+}
+
 /// The number of a call on its connection: 26 bits, wrapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn(u32);
@@ -90,6 +101,12 @@ impl Turn {
     pub fn is_after(self, other: Self) -> bool {
         let distance = self.0.wrapping_sub(other.0) << TURN_SHIFT;
         distance != 0 && distance < 1 << 31
+    }
+
+    /// The turn of a call with this number, as long as no number has wrapped.
+    #[inline]
+    pub(crate) fn of_number(number: u64) -> Self {
+        Self(number as u32 & (u32::MAX >> TURN_SHIFT))
     }
 
     #[inline]
@@ -147,6 +164,17 @@ pub struct TakenRequest {
     pub cancelled: bool,
 }
 
+/// A short answer as the client took it: private copies only.
+#[derive(Clone, Copy)]
+pub struct ShortReply {
+    /// What the server said of itself.
+    pub hints: Hints,
+    /// Status that the handler gave.
+    pub status: u32,
+    /// The payload.
+    pub body: Inline,
+}
+
 /// A reply as the client took it: private copies only.
 #[derive(Clone, Copy)]
 pub struct TakenReply {
@@ -168,9 +196,13 @@ impl Cell {
         turn: Turn,
         head: RequestHead,
         deadline: Deadline,
-        body: &Body,
+        content: Content<'_>,
     ) -> Option<Doorbell> {
-        self.fill(deadline.0, head.encode(body), body);
+        at!("proto.cell.fill_request", {
+            self.word.store(deadline.0, Ordering::Relaxed);
+            self.head.store(head.encode(content), Ordering::Relaxed);
+            content.store(&self.body);
+        });
         // EDGE request (other end: `has_request`): Release hands over the line and the payload's memory.
         // ARMED is read by the same operation; see the module's argument.
         let old =
@@ -217,6 +249,16 @@ impl Cell {
             word: self.word.load(Ordering::Relaxed),
             body: Body::from_words(head, words)?,
         })
+    }
+
+    /// Reads a reply that [`Cell::has_reply`] saw, if it is what most are: `None` if it is far, a failure, or makes no sense,
+    /// which [`Cell::read_reply`] tells.
+    #[inline(always)]
+    #[must_use]
+    pub fn read_short_reply(&self) -> Option<ShortReply> {
+        let (head, words) = self.read_body();
+        let body = Inline::from_answer(head, words)?;
+        Some(ShortReply { hints: Hints::of(head), status: self.word.load(Ordering::Relaxed), body })
     }
 
     /// Looks for the reply to `turn`; `None` while there is none.

@@ -11,10 +11,15 @@
 //! that it waits at was named by itself. The detour's word is written before [`Cell::disarm`] of the cell where the
 //! server waits, and read after [`Cell::arm_request`] of it: whichever of these comes second sees the other.
 
+mod lease;
+
+pub use lease::{Lease, Lone};
+
 use crate::Violation;
+use crate::body::{Content, RequestHead};
 use crate::cell::{Deadline, Doorbell, Ring, TakenRequest, Turn};
 use crate::layout::{CELLS_MAX, CELLS_MIN, Cell, Detour};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 const NUMBER_SHIFT: u32 = 16;
 
@@ -22,6 +27,12 @@ const NUMBER_SHIFT: u32 = 16;
 #[inline]
 fn after(number: u64) -> u64 {
     ((number + 1) & (u64::MAX >> NUMBER_SHIFT)).max(1)
+}
+
+/// The number before one that was reached by [`after`].
+#[inline]
+fn before(number: u64) -> u64 {
+    if number == 1 { u64::MAX >> NUMBER_SHIFT } else { number - 1 }
 }
 
 /// The client's end: which cell and turn the next call gets.
@@ -33,8 +44,8 @@ pub struct Submitter {
     cell: u16,
     /// Whether that is the last call's own, and not put back yet.
     taken: bool,
-    /// The cell of a call that named its own, and was not put back yet; there is one such call at a time.
-    lone: Option<u16>,
+    /// Whether the place of the next call is lent; then all of this is as of the call that was drawn last.
+    lent: bool,
     out: usize,
     free: Box<[u16]>,
     free_len: usize,
@@ -51,6 +62,14 @@ pub struct Ticket {
     pub next: u16,
     /// Where the server waits for this call, when that is another cell; and what to tell it.
     detour: Option<(u16, u64)>,
+}
+
+impl Ticket {
+    /// Where the server waits for this call, when that is another cell; and what to tell it.
+    #[cfg(test)]
+    pub(crate) fn detour(&self) -> Option<(u16, u64)> {
+        self.detour
+    }
 }
 
 impl Submitter {
@@ -72,7 +91,7 @@ impl Submitter {
             number: 1,
             cell,
             taken: false,
-            lone: None,
+            lent: false,
             out: 0,
             free,
             free_len,
@@ -97,9 +116,6 @@ impl Submitter {
         };
         self.taken = alone && self.out == 0;
         let next = if self.taken { cell } else { self.pop() };
-        if self.taken {
-            self.lone = Some(cell);
-        }
         self.out += 1;
         self.turn = turn.next();
         self.number = after(number);
@@ -121,9 +137,6 @@ impl Submitter {
     #[inline]
     pub fn put_back(&mut self, cell: u16) -> bool {
         self.out -= 1;
-        if self.lone == Some(cell) {
-            self.lone = None;
-        }
         if self.taken && cell == self.cell {
             self.taken = false;
             return true;
@@ -133,46 +146,43 @@ impl Submitter {
         false
     }
 
-    /// Takes back the cell of a lone call that has ended by [`LoneEnd::end`], if one has.
+    /// Lends the place of the call that was drawn last, and of those after it, if that one names its own cell. Nothing else
+    /// may be done with the chain before [`Submitter::recall`].
     #[inline]
-    pub fn settle(&mut self, end: &LoneEnd) {
-        if let Some(cell) = self.lone
-            && end.take()
-        {
-            self.put_back(cell);
+    pub fn lend(&mut self, lease: &Lease, drawn: &Ticket) {
+        debug_assert!(!self.lent, "lent already");
+        let number = before(self.number);
+        if drawn.next == drawn.cell && lease::can_lend(number, drawn.turn) {
+            lease.lend(number, drawn.cell);
+            self.lent = true;
         }
+    }
+
+    /// Takes back what was lent. Then a lone call that was begun and has not ended counts as drawn.
+    #[inline]
+    pub fn recall(&mut self, lease: &Lease) {
+        if std::mem::take(&mut self.lent)
+            && let Some(recalled) = lease.recall()
+        {
+            self.number = recalled.number;
+            self.turn = Turn::of_number(recalled.number);
+            if !recalled.in_use {
+                self.out -= 1;
+                self.taken = false;
+            }
+        }
+    }
+
+    /// Number of the next call.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// How many calls could be drawn now.
     #[must_use]
     pub fn available(&self) -> usize {
         self.free.len() - 1 - self.out
-    }
-}
-
-/// How a lone call ends without the lock of the [`Submitter`]: who draws next takes its cell back.
-#[derive(Default)]
-pub struct LoneEnd(AtomicU32);
-
-impl LoneEnd {
-    /// The call that named its own cell has ended, and its reply was read. To be called instead of
-    /// [`Submitter::put_back`].
-    #[inline]
-    pub fn end(&self) {
-        // EDGE lone (other end: `take`): Release orders our reads of the reply before the reuse of its cell.
-        self.0.store(1, Ordering::Release);
-    }
-
-    /// Whether it has; under the lock of the submitter.
-    #[inline]
-    fn take(&self) -> bool {
-        // EDGE lone (other end: `end`): Acquire orders the reads of the reply before our reuse of its cell.
-        let ended = self.0.load(Ordering::Acquire) != 0;
-        if ended {
-            // Relaxed: the next end is that of a call drawn later, under the same lock.
-            self.0.store(0, Ordering::Relaxed);
-        }
-        ended
     }
 }
 
@@ -363,11 +373,11 @@ pub fn publish(
     method: u32,
     think: crate::body::Think,
     deadline: Deadline,
-    body: &crate::body::Body,
+    content: Content<'_>,
 ) -> Ring {
-    let head = crate::body::RequestHead { method, next: ticket.next, think };
+    let head = RequestHead { method, next: ticket.next, think };
     let place = &cells[usize::from(ticket.cell)];
-    let mut bell = place.publish_request(ticket.turn, head, deadline, body);
+    let mut bell = place.publish_request(ticket.turn, head, deadline, content);
     let mut at = ticket.cell;
     if let Some((waits_at, word)) = ticket.detour {
         detour.lead(word);
@@ -375,11 +385,7 @@ pub fn publish(
             (bell, at) = (Some(duty), waits_at);
         }
     }
-    match bell {
-        None => Ring::No,
-        Some(Doorbell::Socket) => Ring::Socket,
-        Some(Doorbell::Word) => Ring::Word(at),
-    }
+    bell.map_or(Ring::No, |bell| bell.of(at))
 }
 
 #[cfg(all(test, not(loom)))]

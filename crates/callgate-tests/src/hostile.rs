@@ -221,7 +221,8 @@ impl Raw {
     /// Publishes a call that was drawn, and rings.
     pub fn publish_as(&mut self, ticket: Ticket, method: u32, body: Body) {
         let (cells, detour) = (self.words.cells(), self.words.detour());
-        let _ = publish(cells, detour, ticket, method, Think::UNKNOWN, Deadline::NONE, &body);
+        let _ =
+            publish(cells, detour, ticket, method, Think::UNKNOWN, Deadline::NONE, (&body).into());
         let _ = self.socket.ring();
     }
 

@@ -14,7 +14,7 @@ fn body(bytes: &[u8]) -> Body {
 fn a_call_goes_there_and_back() {
     let (cell, turn) = (Cell::default(), Turn::START.next());
     assert!(!cell.has_request(turn, None).expect("blank"));
-    assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, &body(b"ping")), None);
+    assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, (&body(b"ping")).into()), None);
     assert!(cell.has_request(turn, None).expect("valid"));
     let request = cell.read_request().expect("valid");
     assert_eq!((request.head, request.cancelled), (head(), false));
@@ -34,7 +34,7 @@ fn arming_makes_the_other_side_ring() {
     let (cell, turn) = (Cell::default(), Turn::START.next());
     assert!(cell.arm_request(turn, None, Doorbell::Word).is_some());
     assert!(cell.arm_request(turn, None, Doorbell::Socket).is_some(), "it can change its mind");
-    let ring = cell.publish_request(turn, head(), Deadline::NONE, &body(b""));
+    let ring = cell.publish_request(turn, head(), Deadline::NONE, (&body(b"")).into());
     assert_eq!(ring, Some(Doorbell::Socket));
     assert!(cell.arm_request(turn, None, Doorbell::Word).is_none(), "a request is there");
     assert!(cell.arm_reply(turn).is_some());
@@ -45,7 +45,7 @@ fn arming_makes_the_other_side_ring() {
 #[test]
 fn a_cell_that_is_armed_while_its_call_is_unanswered_stays_armed() {
     let (cell, turn) = (Cell::default(), Turn::START.next());
-    assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, &body(b"")), None);
+    assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, (&body(b"")).into()), None);
     assert!(!cell.has_request(turn.next(), Some(turn)).expect("the call before"));
     assert!(cell.has_request(turn.next(), None).is_err(), "unless it was answered");
     assert!(cell.arm_request(turn.next(), Some(turn), Doorbell::Word).is_some());
@@ -53,7 +53,7 @@ fn a_cell_that_is_armed_while_its_call_is_unanswered_stays_armed() {
     assert!(cell.poll_reply(turn).expect("valid").is_some());
     cell.release();
     assert!(cell.is_released(turn));
-    let ring = cell.publish_request(turn.next(), head(), Deadline::NONE, &body(b""));
+    let ring = cell.publish_request(turn.next(), head(), Deadline::NONE, (&body(b"")).into());
     assert_eq!(ring, Some(Doorbell::Word));
 }
 
@@ -68,7 +68,7 @@ fn who_disarms_rings() {
 #[test]
 fn cancelling_is_seen_and_does_not_spoil_a_reply() {
     let (cell, turn) = (Cell::default(), Turn::START.next());
-    assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, &body(b"")), None);
+    assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, (&body(b"")).into()), None);
     assert!(!cell.is_cancelled(turn));
     cell.cancel(turn);
     assert!(cell.is_cancelled(turn));
@@ -82,7 +82,7 @@ fn cancelling_is_seen_and_does_not_spoil_a_reply() {
 #[test]
 fn a_late_reply_is_no_other_calls() {
     let (cell, turn) = (Cell::default(), Turn::START.next());
-    assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, &body(b"")), None);
+    assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, (&body(b"")).into()), None);
     assert!(!cell.publish_reply(turn, ReplyHead::default(), 0, &body(b"")));
     assert_eq!(cell.poll_reply(turn.next()).err().map(|v| v.field), Some("cell.state"));
 }

@@ -46,7 +46,7 @@ fn a_lone_caller_stays_in_one_cell_and_others_in_two_that_are_not_neighbours() {
         let mut used = HashSet::new();
         for _ in 0..100 {
             let ticket = submitter.draw(alone).expect("free");
-            assert_eq!(ticket.detour, None);
+            assert_eq!(ticket.detour(), None);
             used.insert(ticket.cell);
             submitter.put_back(ticket.cell);
         }
@@ -61,7 +61,15 @@ fn a_request_over_an_unanswered_one_is_a_violation() {
     for _ in 0..2 {
         let ticket = submitter.draw(true).expect("free");
         submitter.put_back(ticket.cell);
-        let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, &number(1));
+        let _ = publish(
+            &cells,
+            &detour,
+            ticket,
+            0,
+            Think::UNKNOWN,
+            Deadline::NONE,
+            (&number(1)).into(),
+        );
         if let Ok(Some(taken)) = intake.take(&cells, &detour, &deferred) {
             deferred.insert(taken.cell);
         }
@@ -78,7 +86,15 @@ fn a_detour_to_nowhere_is_a_violation() {
         let (cells, detour, deferred) = (cells(4), Detour::default(), Deferred::default());
         let (mut submitter, mut intake) = (Submitter::new(4), Intake::new(4));
         let ticket = submitter.draw(true).expect("free");
-        let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, &number(1));
+        let _ = publish(
+            &cells,
+            &detour,
+            ticket,
+            0,
+            Think::UNKNOWN,
+            Deadline::NONE,
+            (&number(1)).into(),
+        );
         assert!(intake.take(&cells, &detour, &deferred).expect("honest").is_some());
         deferred.insert(3);
         detour.lead(2 << NUMBER_SHIFT | cell);
@@ -99,7 +115,15 @@ fn a_next_cell_out_of_range_busy_or_its_own_is_a_violation() {
         deferred.insert(3);
         let ticket = Ticket { turn: Turn::START.next(), cell: 0, next, detour: None };
         let detour = Detour::default();
-        let _ = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, &number(1));
+        let _ = publish(
+            &cells,
+            &detour,
+            ticket,
+            0,
+            Think::UNKNOWN,
+            Deadline::NONE,
+            (&number(1)).into(),
+        );
         let found = Intake::new(4).take(&cells, &detour, &deferred).err().map(|v| v.field);
         assert_eq!(found, Some(field));
     }
@@ -121,7 +145,7 @@ proptest! {
         for (step, pick) in steps {
             match step {
                 0 | 1 => if let Some(ticket) = submitter.draw(step == 1) {
-                    let ring = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, &number(sent));
+                    let ring = publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, (&number(sent)).into());
                     if armed {
                         prop_assert!(ring != Ring::No, "who finds the server asleep must ring");
                         armed = false;

@@ -3,7 +3,7 @@
 use super::gap::Gap;
 use super::yielding::{YieldBan, YieldHabit, calls_per_turn};
 use super::{LATENCY_SPIN_NS, Policy, WAKE_NS, worth_ns};
-use crate::body::ReplyHead;
+use crate::body::Hints;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// How long a caller yields between looks, in nanoseconds, before it sleeps.
@@ -65,7 +65,7 @@ pub struct CallerPace {
 
 impl CallerPace {
     /// Whether a caller looks at all before it sleeps. `rang`: it found the server asleep.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn looks_first(&self, policy: Policy, rang: bool) -> bool {
         match policy {
@@ -76,14 +76,14 @@ impl CallerPace {
     }
 
     /// How long to keep away from the line after sending.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn gap(&self) -> Gap {
         Gap { quarters: self.gap.load(Ordering::Relaxed) as u16 }
     }
 
     /// Learns how many looks a reply took after the gap; stores only what changed.
-    #[inline]
+    #[inline(always)]
     pub fn found(&self, gap: Gap, look: u32) {
         let learned = gap.found(look);
         if learned != gap {
@@ -93,7 +93,7 @@ impl CallerPace {
 
     /// Whether to give the CPU away before looking: the server, or other clients, wait for it. `cpu` tells where the caller
     /// runs; it is asked in a crowd only.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn yields_first(&self, cpu: impl FnOnce() -> u32) -> bool {
         let crowded = self.crowded.load(Ordering::Relaxed);
@@ -194,7 +194,7 @@ impl CallerPace {
     }
 
     /// Learns how long a reply is; 0 for one that lay in its cell.
-    #[inline]
+    #[inline(always)]
     pub fn replied(&self, bytes: u64) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if self.reply_bytes.load(Ordering::Relaxed) != bytes {
@@ -210,16 +210,20 @@ impl CallerPace {
     }
 
     /// Notes what the server said of itself, and how many CPUs there are; stores only what changed.
-    #[inline]
-    pub fn note(&self, head: &ReplyHead, cpus: u32) {
-        let hints = u64::from(head.active) | (head.cpu.map_or(0, |cpu| u64::from(cpu) + 1) << 32);
-        if self.hints.load(Ordering::Relaxed) != hints {
-            self.hints.store(hints, Ordering::Relaxed);
-            // One more thread than there are clients: the server's.
-            let crowded = u32::from(head.active) >= cpus.max(2);
-            if crowded != self.is_crowded() {
-                self.crowded.store(crowded.into(), Ordering::Relaxed);
-            }
+    #[inline(always)]
+    pub fn note(&self, hints: Hints, cpus: impl FnOnce() -> u32) {
+        if self.hints.load(Ordering::Relaxed) != hints.0 {
+            self.learn(hints, cpus());
+        }
+    }
+
+    #[cold]
+    fn learn(&self, hints: Hints, cpus: u32) {
+        self.hints.store(hints.0, Ordering::Relaxed);
+        // One more thread than there are clients: the server's.
+        let crowded = u32::from(hints.active()) >= cpus.max(2);
+        if crowded != self.is_crowded() {
+            self.crowded.store(crowded.into(), Ordering::Relaxed);
         }
     }
 

@@ -12,7 +12,7 @@ const SLOW: u64 = 3_000_000;
 
 fn seen(active: u16, cpu: u32) -> CallerPace {
     let pace = CallerPace::default();
-    pace.note(&ReplyHead { failure: false, active, cpu: Some(cpu) }, AROUND.cpus);
+    pace.note(ReplyHead { failure: false, active, cpu: Some(cpu) }.hints(), || AROUND.cpus);
     pace
 }
 

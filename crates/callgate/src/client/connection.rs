@@ -11,9 +11,9 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use callgate_proto::Violation;
 use callgate_proto::arena::{Block, Outgoing, REGIONS_MAX};
-use callgate_proto::body::{Body, Place, Think};
+use callgate_proto::body::{Body, Content, Place, Think};
 use callgate_proto::cell::{Deadline, Ring, Turn};
-use callgate_proto::chain::{LoneEnd, Submitter, Ticket, publish};
+use callgate_proto::chain::{Lease, Lone, Submitter, Ticket, publish};
 use callgate_proto::life::Life;
 use callgate_proto::pace::CallerPace;
 use callgate_proto::wire::{Message, Welcome};
@@ -50,8 +50,8 @@ pub(crate) struct Connection {
     generation: u32,
     end: OnceLock<End>,
     submit: Mutex<Submit>,
-    /// Where a short lone call ends, without that lock.
-    lone_end: LoneEnd,
+    /// The place of the next call, while it is lent. Who has the lock has the place: it was recalled.
+    pub(super) lease: Lease,
     room: Condvar,
     room_waiters: AtomicU32,
     incoming: Mutex<Incoming>,
@@ -77,8 +77,8 @@ struct Submit {
     /// The cell of a far reply that was read and not released, since the next call goes there, which says the same.
     unreleased: Option<u16>,
     slept_at_ns: Option<u64>,
-    drawn: u64,
-    drawn_at_tidy: u64,
+    /// Number of the next call when it was tidied last.
+    tidied_at: u64,
     quiet_rounds: u32,
     tidying: bool,
 }
@@ -95,6 +95,21 @@ pub(crate) struct Sent {
     pub(crate) rang: bool,
     /// Length of the request; the largest there is stands for what is above it.
     pub(crate) bytes: u32,
+}
+
+impl Sent {
+    /// A call at a place that was lent.
+    #[inline]
+    pub(super) fn lone(lone: Lone, rang: bool, bytes: usize) -> Self {
+        Self {
+            turn: lone.turn(),
+            cell: lone.cell(),
+            next: lone.cell(),
+            has_block: false,
+            rang,
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// What a call carries besides its payload.
@@ -131,8 +146,7 @@ impl Connection {
             blocks: Vec::new(),
             unreleased: None,
             slept_at_ns: None,
-            drawn: 0,
-            drawn_at_tidy: 0,
+            tidied_at: 0,
             quiet_rounds: 0,
             tidying: false,
         };
@@ -151,7 +165,7 @@ impl Connection {
             generation: process::generation(),
             end: OnceLock::new(),
             submit: Mutex::new(submit),
-            lone_end: LoneEnd::default(),
+            lease: Lease::default(),
             room: Condvar::new(),
             room_waiters: AtomicU32::new(0),
             incoming: Mutex::new(Incoming::new(options.bytes)),
@@ -174,9 +188,12 @@ impl Connection {
         self.life.has_ended()
     }
 
+    /// Takes the lock, and the place of the next call back.
     #[inline]
     fn submit(&self) -> MutexGuard<'_, Submit> {
-        self.submit.lock()
+        let mut submit = self.submit.lock();
+        submit.submitter.recall(&self.lease);
+        submit
     }
 
     /// Publishes a call. On an error nothing was sent, and `block` has been given back.
@@ -184,7 +201,7 @@ impl Connection {
     pub(super) fn send(
         &self,
         sending: Sending,
-        body: &Body,
+        content: Content<'_>,
         block: Option<Block>,
     ) -> Result<Sent, CallError> {
         let deadline = match sending.deadline_ns {
@@ -192,7 +209,6 @@ impl Connection {
             None => Deadline::NONE,
         };
         let mut submit = self.submit();
-        submit.submitter.settle(&self.lone_end);
         let ticket = match submit.submitter.draw(sending.alone) {
             Some(ticket) => ticket,
             None => match self.wait_for_cell(submit, sending.deadline_ns) {
@@ -207,7 +223,6 @@ impl Connection {
             },
         };
         sys_process::will_write(self.control.cell(ticket.cell));
-        submit.drawn += 1;
         // If there is one, it is this call's cell.
         submit.unreleased = None;
         let think = match submit.slept_at_ns.take() {
@@ -219,7 +234,8 @@ impl Connection {
             submit.keep_block(ticket.cell, block);
         }
         let (cells, detour) = (self.control.cells(), self.control.detour());
-        let ring = publish(cells, detour, ticket, sending.method, think, deadline, body);
+        let ring = publish(cells, detour, ticket, sending.method, think, deadline, content);
+        submit.submitter.lend(&self.lease, &ticket);
         if !submit.given_up.is_empty() {
             self.collect_late_replies(&mut submit);
         }
@@ -228,12 +244,13 @@ impl Connection {
             self.ring(ring);
         }
         let Ticket { turn, cell, next, .. } = ticket;
-        let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(content.len()).unwrap_or(u32::MAX);
         Ok(Sent { turn, cell, next, has_block, rang: ring != Ring::No, bytes })
     }
 
     /// Wakes the server.
-    fn ring(&self, ring: Ring) {
+    #[cold]
+    pub(super) fn ring(&self, ring: Ring) {
         match ring {
             Ring::No => {}
             Ring::Word(cell) => {
@@ -255,9 +272,8 @@ impl Connection {
     pub(super) fn finish(&self, sent: Sent, slept: bool, far: bool) {
         let cell = sent.cell;
         let may_be_next = sent.next == cell;
-        if may_be_next && !far && !slept && !sent.has_block {
-            self.lone_end.end();
-            return self.tell_room_of_lone_end();
+        if may_be_next && !far && !slept && !sent.has_block && self.lease.end_of(sent.turn, cell) {
+            return;
         }
         if far && !may_be_next {
             self.control.cell(cell).release();

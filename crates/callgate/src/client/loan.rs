@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use callgate_proto::arena::Block;
-use callgate_proto::body::{Body, INLINE_MAX, Inline};
+use callgate_proto::body::{Content, INLINE_MAX};
 
 use super::connection::{Sending, Sent, Shared};
 use super::pending::{Pending, Reply, wait_for};
@@ -36,7 +36,7 @@ unsafe impl Send for Loan {}
 unsafe impl Sync for Loan {}
 
 impl Loan {
-    pub(super) fn new(connection: Shared, len: usize, limit: Limit) -> Result<Self, CallError> {
+    pub(super) fn new(connection: Shared, len: usize, limit: &Limit) -> Result<Self, CallError> {
         super::check_length(&connection, len)?;
         let bytes = if len <= INLINE_MAX {
             Bytes::Short([0; INLINE_MAX], len)
@@ -54,7 +54,7 @@ impl Loan {
     /// As [`Client::call`](super::Client::call), but it is never repeated by the library.
     pub fn call(self, options: CallOptions) -> Result<Reply, CallError> {
         let (connection, sent, limit) = self.send(options, true)?;
-        wait_for(&connection, sent, limit)
+        wait_for(&connection, sent, &limit)
     }
 
     /// Sends the request; wait for the reply later.
@@ -87,19 +87,17 @@ impl Loan {
             return Err(connection.not_started());
         }
         let limit = time_limit(&options, connection.options.timeout);
-        let (body, block) = match &mut self.bytes {
-            Bytes::Short(bytes, len) => match Inline::new(&bytes[..*len]) {
-                Some(inline) => (Body::Inline(inline), None),
-                None => unreachable!("a short loan has at most INLINE_MAX bytes"),
-            },
+        let Some(connection) = self.connection.take() else { unreachable!("it was there above") };
+        let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
+        let sent = match &mut self.bytes {
+            Bytes::Short(bytes, len) => {
+                connection.send(sending, Content::Short(&bytes[..*len]), None)?
+            }
             Bytes::Far(block, _) => match block.take() {
-                Some(block) => (Body::Far(block.place), Some(block)),
+                Some(block) => connection.send(sending, Content::Far(block.place), Some(block))?,
                 None => unreachable!("only sending takes the block, and it consumes the loan"),
             },
         };
-        let Some(connection) = self.connection.take() else { unreachable!("it was there above") };
-        let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
-        let sent = connection.send(sending, &body, block)?;
         Ok((connection, sent, limit))
     }
 }

@@ -22,7 +22,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callgate_points::at;
-use callgate_proto::body::{Body, Inline};
+use callgate_proto::body::{Content, INLINE_MAX, RequestHead, Think};
+use callgate_proto::cell::{Deadline, Doorbell};
+use callgate_proto::chain::Lone;
+use callgate_proto::layout as proto;
 use callgate_sys::sync::{Mutex, MutexGuard};
 use callgate_sys::{clock, process, thread};
 
@@ -34,9 +37,10 @@ use crate::caller::Caller;
 use crate::endpoint::{Endpoint, ToEndpoint};
 use crate::error::{CallError, Started};
 use crate::options::{CallOptions, ClientOptions, Retry, TimeLimit};
+use crate::wait::{cpus, first_looks};
 use connection::{Sending, Sent, Shared};
 use lane::{Lane, OnLane};
-use pending::{await_reply, receive_taken, take_reply};
+use pending::wait_for;
 
 /// How often a call is repeated at most; see [`Retry`].
 const REPEATS_MAX: u32 = 3;
@@ -115,7 +119,7 @@ impl Client {
     ) -> Result<Self, CallError> {
         let client = Self::lazy(endpoint, options)?;
         let limit = time_limit(&CallOptions::new(), client.inner.options.timeout);
-        client.connection(limit)?;
+        client.connection(&limit)?;
         Ok(client)
     }
 
@@ -145,16 +149,16 @@ impl Client {
     /// As [`Client::call`].
     #[inline]
     pub fn call_with(&self, options: CallOptions, request: &[u8]) -> Result<Reply, CallError> {
-        self.exchange(options, request, time_limit(&options, self.inner.options.timeout))
+        self.exchange(&options, request, &time_limit(&options, self.inner.options.timeout))
     }
 
     /// What becomes of a call that failed: an error, or another try.
     #[cold]
     fn failed(
         &self,
-        options: CallOptions,
+        options: &CallOptions,
         request: &[u8],
-        limit: Limit,
+        limit: &Limit,
         error: CallError,
     ) -> Result<Reply, CallError> {
         match error {
@@ -165,9 +169,9 @@ impl Client {
 
     fn repeat(
         &self,
-        options: CallOptions,
+        options: &CallOptions,
         request: &[u8],
-        limit: Limit,
+        limit: &Limit,
         mut started: Started,
     ) -> Result<Reply, CallError> {
         for _ in 0..REPEATS_MAX {
@@ -195,8 +199,8 @@ impl Client {
     /// As [`Client::call`], but for what only a reply can tell.
     pub fn submit(&self, options: CallOptions, request: &[u8]) -> Result<Pending, CallError> {
         let limit = time_limit(&options, self.inner.options.timeout);
-        let connection = self.connection(limit)?;
-        let sent = send(&connection, options, request, limit, false)?;
+        let connection = self.connection(&limit)?;
+        let sent = send(&connection, &options, request, &limit, false)?;
         Ok(Pending::new(connection, sent, limit.deadline_ns, limit.began_ns))
     }
 
@@ -206,9 +210,9 @@ impl Client {
     /// As [`Client::submit`].
     pub fn loan(&self, len: usize) -> Result<Loan, CallError> {
         let limit = time_limit(&CallOptions::new(), self.inner.options.timeout);
-        let connection = self.connection(limit)?;
+        let connection = self.connection(&limit)?;
         check_caller(&connection)?;
-        Loan::new(connection, len, limit)
+        Loan::new(connection, len, &limit)
     }
 
     /// Whether a connection stands at this moment.
@@ -238,60 +242,101 @@ impl Client {
         self.inner.current.lock()
     }
 
-    /// A call that its caller waits for. Its reply is made by the last expression, where the caller wants it: it is never
-    /// moved; see [`Reply::short`].
-    #[inline]
+    /// A call that its caller waits for.
+    ///
+    /// The straight way through is that of a short call whose caller is alone, and whose reply is there, and short, at one of
+    /// the first looks; all else is behind calls of other functions. The reply is made by the last expression, where the
+    /// caller wants it: it is never moved; see [`Reply::short`].
     fn exchange(
         &self,
-        options: CallOptions,
+        options: &CallOptions,
         request: &[u8],
-        limit: Limit,
+        limit: &Limit,
     ) -> Result<Reply, CallError> {
         if !process::is_current(self.inner.generation) {
             return Err(CallError::Forked);
         }
-        let Some(mut lane) = self.inner.lane.try_enter() else {
+        let Some(lane) = self.inner.lane.try_enter() else {
             return self.exchange_beside(options, request, limit);
         };
+        let Some(connection) = lane.as_ref().filter(|connection| !connection.has_ended()) else {
+            return self.exchange_along(lane, options, request, limit);
+        };
+        if request.len() > INLINE_MAX
+            || limit.deadline_ns.is_some()
+            || check_caller(connection).is_err()
+            || check_length(connection, request.len()).is_err()
+        {
+            return self.exchange_along(lane, options, request, limit);
+        }
+        let Some(lone) = connection.lease.begin() else {
+            return self.exchange_along(lane, options, request, limit);
+        };
+        let (cell, turn) = (connection.control.cell(lone.cell()), lone.turn());
+        process::will_write(cell);
+        let bell = send_lone(cell, lone, options.method, request);
+        if let Some(bell) = bell {
+            connection.ring(bell.of(lone.cell()));
+        }
+        let sent = Sent::lone(lone, bell.is_some(), request.len());
+        let (pace, policy) = (&connection.pace, connection.options.wait);
+        let Ok(true) = first_looks(cell, turn, pace, policy, bell.is_some()) else {
+            return self.exchange_on(lane, sent, options, request);
+        };
+        let Some(reply) = cell.read_short_reply() else {
+            return self.exchange_on(lane, sent, options, request);
+        };
+        pace.note(reply.hints, cpus);
+        pace.replied(0);
+        if !connection.lease.end(lone) {
+            connection.finish(sent, false, false);
+        }
+        Ok(Reply::short(reply.status, reply.body))
+    }
+
+    /// The rest of a lone call whose short reply was not there at the first looks.
+    #[inline(never)]
+    fn exchange_on(
+        &self,
+        lane: OnLane<'_>,
+        sent: Sent,
+        options: &CallOptions,
+        request: &[u8],
+    ) -> Result<Reply, CallError> {
+        let Some(connection) = &*lane else { unreachable!("the call went over it") };
+        let reply = wait_for(connection, sent, &Limit::NONE);
+        self.leave(lane, options, request, &Limit::NONE, reply)
+    }
+
+    /// A call in the lane that takes the common way.
+    #[inline(never)]
+    fn exchange_along(
+        &self,
+        mut lane: OnLane<'_>,
+        options: &CallOptions,
+        request: &[u8],
+        limit: &Limit,
+    ) -> Result<Reply, CallError> {
         if lane.as_ref().is_none_or(|connection| connection.has_ended())
             && let Err(error) = self.fill(&mut lane, limit)
         {
             return self.leave(lane, options, request, limit, Err(error));
         }
         let Some(connection) = &*lane else { unreachable!("it was filled") };
-        let sent = match send(connection, options, request, limit, true) {
-            Ok(sent) => sent,
-            Err(error) => return self.leave(lane, options, request, limit, Err(error)),
-        };
-        let slept = match await_reply(connection, sent, limit) {
-            Ok(slept) => slept,
-            Err(error) => return self.leave(lane, options, request, limit, Err(error)),
-        };
-        let taken = match take_reply(connection, sent) {
-            Ok(taken) => taken,
-            Err(error) => return self.leave(lane, options, request, limit, Err(error)),
-        };
-        match taken.body {
-            Body::Inline(inline) if !taken.head.failure && !connection.has_ended() => {
-                connection.finish(sent, slept, false);
-                Ok(Reply::short(taken.word, inline))
-            }
-            _ => {
-                let reply = receive_taken(connection, sent, slept, taken);
-                self.leave(lane, options, request, limit, reply)
-            }
-        }
+        let reply = send(connection, options, request, limit, true)
+            .and_then(|sent| wait_for(connection, sent, limit));
+        self.leave(lane, options, request, limit, reply)
     }
 
-    /// Leaves the lane, other than with a short reply: lets go of a connection that has ended, and sees what becomes of a call
+    /// Leaves the lane, other than by the straight way: lets go of a connection that has ended, and sees what becomes of a call
     /// that failed.
-    #[inline(never)]
+    #[inline]
     fn leave(
         &self,
         mut lane: OnLane<'_>,
-        options: CallOptions,
+        options: &CallOptions,
         request: &[u8],
-        limit: Limit,
+        limit: &Limit,
         reply: Result<Reply, CallError>,
     ) -> Result<Reply, CallError> {
         if lane.as_ref().is_some_and(|connection| connection.has_ended()) {
@@ -306,7 +351,7 @@ impl Client {
 
     /// Puts the present connection, or a new one, into the lane.
     #[cold]
-    fn fill(&self, lane: &mut OnLane<'_>, limit: Limit) -> Result<(), CallError> {
+    fn fill(&self, lane: &mut OnLane<'_>, limit: &Limit) -> Result<(), CallError> {
         // Not kept for as long as connecting takes.
         lane.clear();
         lane.keep(self.connection(limit)?);
@@ -317,9 +362,9 @@ impl Client {
     #[inline(never)]
     fn exchange_beside(
         &self,
-        options: CallOptions,
+        options: &CallOptions,
         request: &[u8],
-        limit: Limit,
+        limit: &Limit,
     ) -> Result<Reply, CallError> {
         self.exchange_once(options, request, limit)
             .or_else(|error| self.failed(options, request, limit, error))
@@ -328,18 +373,18 @@ impl Client {
     /// A call without a lane, and without another try.
     fn exchange_once(
         &self,
-        options: CallOptions,
+        options: &CallOptions,
         request: &[u8],
-        limit: Limit,
+        limit: &Limit,
     ) -> Result<Reply, CallError> {
         let connection = self.connection(limit)?;
         let sent = send(&connection, options, request, limit, true)?;
-        pending::wait_for(&connection, sent, limit)
+        wait_for(&connection, sent, limit)
     }
 
     /// The present connection, or a new one.
     #[inline]
-    fn connection(&self, limit: Limit) -> Result<Shared, CallError> {
+    fn connection(&self, limit: &Limit) -> Result<Shared, CallError> {
         if !process::is_current(self.inner.generation) {
             return Err(CallError::Forked);
         }
@@ -352,7 +397,7 @@ impl Client {
     }
 
     #[cold]
-    fn reconnect(&self, limit: Limit) -> Result<Shared, CallError> {
+    fn reconnect(&self, limit: &Limit) -> Result<Shared, CallError> {
         let options = &self.inner.options;
         let appear_ns = clock::deadline_ns(options.connect_timeout);
         let until_ns = limit.deadline_ns.map_or(appear_ns, |deadline| deadline.min(appear_ns));
@@ -427,20 +472,28 @@ fn limited(options: &CallOptions, default: Option<Duration>) -> Limit {
     }
 }
 
+/// Publishes a short call at a place that was lent; tells how to wake the server, where it must be.
+#[inline(always)]
+fn send_lone(cell: &proto::Cell, lone: Lone, method: u32, request: &[u8]) -> Option<Doorbell> {
+    let head = RequestHead { method, next: lone.cell(), think: Think::UNKNOWN };
+    cell.publish_request(lone.turn(), head, Deadline::NONE, Content::Short(request))
+}
+
 #[inline]
 fn send(
     connection: &Shared,
-    options: CallOptions,
+    options: &CallOptions,
     request: &[u8],
-    limit: Limit,
+    limit: &Limit,
     alone: bool,
 ) -> Result<Sent, CallError> {
     check_caller(connection)?;
     check_length(connection, request.len())?;
     let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
-    match Inline::new(request) {
-        Some(inline) => connection.send(sending, &Body::Inline(inline), None),
-        None => send_far(connection, sending, request),
+    if request.len() <= INLINE_MAX {
+        connection.send(sending, Content::Short(request), None)
+    } else {
+        send_far(connection, sending, request)
     }
 }
 
@@ -449,7 +502,7 @@ fn send_far(connection: &Shared, sending: Sending, request: &[u8]) -> Result<Sen
     // SAFETY: the block was just placed, for this call alone, and the connection outlives this line.
     let place = unsafe { &mut *place };
     at!("callgate.request.copy", place.copy_from_slice(request));
-    connection.send(sending, &Body::Far(block.place), Some(block))
+    connection.send(sending, Content::Far(block.place), Some(block))
 }
 
 thread_local! {

@@ -49,7 +49,7 @@ impl Pending {
             return Err(CallError::Forked);
         }
         let limit = Limit { deadline_ns: self.deadline_ns, began_ns: self.began_ns };
-        wait_for(&connection, sent, limit)
+        wait_for(&connection, sent, &limit)
     }
 
     /// Whether [`Pending::wait`] would return at once. Never blocks.
@@ -89,7 +89,7 @@ impl std::fmt::Debug for Pending {
 
 /// Blocks until a call that was sent has ended.
 #[inline]
-pub(super) fn wait_for(connection: &Shared, sent: Sent, limit: Limit) -> Result<Reply, CallError> {
+pub(super) fn wait_for(connection: &Shared, sent: Sent, limit: &Limit) -> Result<Reply, CallError> {
     let slept = await_reply(connection, sent, limit)?;
     receive(connection, sent, slept)
 }
@@ -99,7 +99,7 @@ pub(super) fn wait_for(connection: &Shared, sent: Sent, limit: Limit) -> Result<
 pub(super) fn await_reply(
     connection: &Shared,
     sent: Sent,
-    limit: Limit,
+    limit: &Limit,
 ) -> Result<bool, CallError> {
     let cell = connection.control.cell(sent.cell);
     match first_looks(cell, sent.turn, &connection.pace, connection.options.wait, sent.rang) {
@@ -111,7 +111,7 @@ pub(super) fn await_reply(
 
 /// The rest of a wait that was not over at once.
 #[cold]
-fn await_on(connection: &Shared, sent: Sent, limit: Limit) -> Result<bool, CallError> {
+fn await_on(connection: &Shared, sent: Sent, limit: &Limit) -> Result<bool, CallError> {
     let wait = Wait {
         cell: connection.control.cell(sent.cell),
         turn: sent.turn,
@@ -133,7 +133,7 @@ fn await_on(connection: &Shared, sent: Sent, limit: Limit) -> Result<bool, CallE
 fn without_reply(
     connection: &Shared,
     sent: Sent,
-    limit: Limit,
+    limit: &Limit,
     ended: Result<Ended, Violation>,
 ) -> CallError {
     match ended {
@@ -158,11 +158,11 @@ fn receive(connection: &Shared, sent: Sent, slept: bool) -> Result<Reply, CallEr
 pub(super) fn take_reply(connection: &Shared, sent: Sent) -> Result<TakenReply, CallError> {
     match connection.control.cell(sent.cell).read_reply() {
         Ok(taken) => {
-            connection.pace.note(&taken.head, cpus());
+            connection.pace.note(taken.head.hints(), cpus);
             connection.pace.replied(if let Body::Far(place) = taken.body { place.len } else { 0 });
             Ok(taken)
         }
-        Err(violation) => Err(without_reply(connection, sent, Limit::NONE, Err(violation))),
+        Err(violation) => Err(without_reply(connection, sent, &Limit::NONE, Err(violation))),
     }
 }
 

@@ -173,7 +173,13 @@ fn scribbles_over_the_control_region() {
                             let deadline = callgate_proto::cell::Deadline::NONE;
                             let (cells, detour) = (raw.words.cells(), raw.words.detour());
                             let _ = callgate_proto::chain::publish(
-                                cells, detour, ticket, 0, think, deadline, &body,
+                                cells,
+                                detour,
+                                ticket,
+                                0,
+                                think,
+                                deadline,
+                                (&body).into(),
                             );
                             raw.put_back(ticket);
                         }

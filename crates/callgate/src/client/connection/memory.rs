@@ -9,7 +9,7 @@ use callgate_sys::socket::SendError;
 use callgate_sys::sync::MutexGuard;
 use callgate_sys::{clock, process};
 
-use super::room::{ROOM_SLICE, Waits};
+use super::room::Waits;
 use super::{Connection, End, Submit};
 use crate::error::{CallError, Started};
 use crate::options::WhenFull;
@@ -119,7 +119,7 @@ impl Connection {
                         return Err(CallError::NoMemory { len, quota, source: None });
                     }
                     let _waits = Waits::new(&self.room_waiters);
-                    submit = self.wait_for_room(submit, ROOM_SLICE, deadline_ns);
+                    submit = self.wait_for_room(submit, deadline_ns);
                 }
             }
         }
@@ -210,7 +210,7 @@ impl Connection {
     pub(in crate::client) fn tidy(&self) -> bool {
         let mut submit = self.submit();
         self.collect_late_replies(&mut submit);
-        if submit.drawn == submit.drawn_at_tidy {
+        if submit.submitter.number() == submit.tidied_at {
             if let Some(cell) = submit.unreleased.take() {
                 self.control.cell(cell).release();
             }
@@ -218,7 +218,7 @@ impl Connection {
             let keep = if submit.quiet_rounds < QUIET_ROUNDS_MAX { REGION_MIN } else { 0 };
             self.retire(&mut submit, keep);
         } else {
-            submit.drawn_at_tidy = submit.drawn;
+            submit.tidied_at = submit.submitter.number();
             submit.quiet_rounds = 0;
         }
         self.flush_retires(&mut submit);

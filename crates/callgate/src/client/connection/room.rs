@@ -14,7 +14,7 @@ use crate::options::WhenFull;
 /// How long a caller that waits for room sleeps at most before it looks for late replies, which nobody announces.
 const ROOM_SLICE_LATE: Duration = Duration::from_millis(1);
 /// The same when there are none to come: then whoever ends a call announces it.
-pub(super) const ROOM_SLICE: Duration = Duration::from_millis(100);
+const ROOM_SLICE: Duration = Duration::from_millis(100);
 
 /// Counts a caller among those who wait for room, as long as it lives.
 pub(super) struct Waits<'a>(&'a AtomicU32);
@@ -41,12 +41,10 @@ impl Connection {
         deadline_ns: Option<u64>,
     ) -> Result<(MutexGuard<'a, Submit>, Ticket), CallError> {
         let began_ns = clock::now_ns();
-        let mut slice = ROOM_SLICE_LATE;
         // From before it looks until it need not wait any more.
         let _waits = Waits::new(&self.room_waiters);
         loop {
             self.collect_late_replies(&mut submit);
-            submit.submitter.settle(&self.lone_end);
             if let Some(ticket) = submit.submitter.draw(false) {
                 return Ok((submit, ticket));
             }
@@ -63,9 +61,7 @@ impl Connection {
                     started: Started::NotStarted,
                 });
             }
-            submit = self.wait_for_room(submit, slice, deadline_ns);
-            // The end of a lone call that came just before it was seen here that somebody waits was not told. Later ones are.
-            slice = ROOM_SLICE;
+            submit = self.wait_for_room(submit, deadline_ns);
         }
     }
 
@@ -73,28 +69,18 @@ impl Connection {
     pub(super) fn wait_for_room<'a>(
         &self,
         submit: MutexGuard<'a, Submit>,
-        slice: Duration,
         deadline_ns: Option<u64>,
     ) -> MutexGuard<'a, Submit> {
-        let slice = if submit.given_up.is_empty() { slice } else { ROOM_SLICE_LATE };
+        let slice = if submit.given_up.is_empty() { ROOM_SLICE } else { ROOM_SLICE_LATE };
         let slice = match deadline_ns {
             Some(deadline) => {
                 slice.min(Duration::from_nanos(deadline.saturating_sub(clock::now_ns())))
             }
             None => slice,
         };
-        self.room.wait_timeout(submit, slice)
-    }
-
-    /// Tells those who wait for room of a lone call's end. Who begins to wait at this very moment may be missed; it looks for
-    /// itself after a while.
-    #[inline]
-    pub(super) fn tell_room_of_lone_end(&self) {
-        if self.room_waiters.load(Ordering::Relaxed) > 0 {
-            // Whoever has not seen the end sleeps once the lock is ours: it looked under the lock.
-            drop(self.submit());
-            self.room.notify_all();
-        }
+        let mut submit = self.room.wait_timeout(submit, slice);
+        submit.submitter.recall(&self.lease);
+        submit
     }
 
     #[inline]
