@@ -27,7 +27,10 @@ fn situations_are_measured_beside_their_limits() {
     assert!(report["machine"]["cpus"].as_u64().unwrap() > 0 && report["clock_ns"].is_u64());
     let rows = report["rows"].as_array().unwrap();
     assert!(rows.iter().any(|row| row["situation"] == "gap/100us" && row["figure"] == "p99"));
+    let cpus = std::thread::available_parallelism().unwrap().get();
     for row in rows {
+        let looks = row["line_ns"].as_array().map_or(0, Vec::len);
+        assert_eq!(looks, if cpus > 1 { 2 } else { 0 }, "{row}");
         let limits = row["limits"].as_array().unwrap();
         assert!(!limits.is_empty(), "{row}");
         for series in limits.iter().chain([&row["callgate"]]) {
@@ -103,12 +106,12 @@ fn a_killed_server_fails_its_situation_and_no_other() {
     let args = ["bench", "--quick", "--json", "--rounds=1", "--time=200ms"];
     let chosen = ["--only=busy/32/pinned", "--only=connect/echo"];
     let mut bench = home.callgate(args.iter().chain(&chosen)).spawn().unwrap();
-    // Five lines, of which each has a server, forked first, and a client.
+    // The line between rounds, and five more, of which each has a server, forked first, and a client.
     let line_server = loop {
         if let forked = forked(bench.id())
-            && forked.len() == 10
+            && forked.len() == 12
         {
-            break forked[0];
+            break forked[2];
         }
         assert!(bench.try_wait().unwrap().is_none(), "ended early");
         std::thread::sleep(Duration::from_millis(1));

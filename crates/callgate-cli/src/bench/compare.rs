@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::load::{self, name};
+use super::moods::{Mood, Moods, Part, parts};
 use super::report::{Report, Row};
 use super::stats::{Interval, ROUNDS_MIN, judge, median, more_is_better, unpaired};
 use super::table::{ends, figure};
@@ -95,6 +96,7 @@ fn compare(old: &Report, new: &Report) -> Comparison {
         only_old: Vec::new(),
         only_new: Vec::new(),
     };
+    let moods = Moods::of_reports(&[old, new]);
     for row in &old.rows {
         match find(new, row) {
             None => note(&mut comparison.only_old, row, new),
@@ -102,13 +104,35 @@ fn compare(old: &Report, new: &Report) -> Comparison {
                 let (name, was, is) = (name(row), &row.unit, &other.unit);
                 comparison.warnings.push(format!("{name}: left out, its unit was {was}, is {is}"));
             }
-            Some(other) => comparison.rows.push(Change::of(row, &other)),
+            Some(other) => comparison.rows.extend(changes(row, &other, moods.as_ref())),
         }
     }
     for row in new.rows.iter().filter(|row| find(old, row).is_none()) {
         note(&mut comparison.only_new, row, old);
     }
     comparison
+}
+
+/// What changed in a row, in each mood that both runs have met. Where they have none in common, all
+/// rounds are compared.
+fn changes(old: &Row, new: &Row, moods: Option<&Moods>) -> Vec<Change> {
+    let (before, after) = (parts(old, moods), parts(new, moods));
+    let common: Vec<Change> = before
+        .iter()
+        .filter_map(|part| {
+            let same = after.iter().find(|other| other.mood == part.mood)?;
+            Some(Change { figure: same.figure(), ..Change::of(&part.row, &same.row) })
+        })
+        .collect();
+    if !common.is_empty() {
+        return common;
+    }
+    let met = |parts: &[Part<'_>]| {
+        let names = parts.iter().map(|part| part.mood.map_or("any", Mood::name));
+        names.collect::<Vec<_>>().join(" and ")
+    };
+    let figure = format!("{}, {} to {}", new.figure, met(&before), met(&after));
+    vec![Change { figure, ..Change::of(old, new) }]
 }
 
 /// Notes a row that `other` lacks.
@@ -246,6 +270,29 @@ mod tests {
         assert_eq!(mark(one("calls/s", 100.0, 15, 1), one("calls/s", 110.0, 15, 2)), Mark::Better);
         assert_eq!(mark(one("p50", 100.0, 15, 1), one("p50", 100.1, 15, 2)), Mark::None);
         assert_eq!(mark(one("p50", 100.0, 3, 1), one("p50", 900.0, 15, 2)), Mark::FewRounds);
+    }
+
+    #[test]
+    fn runs_are_compared_in_the_moods_that_both_met() {
+        let with = |near: usize, far: usize, by: f64| {
+            let looks = [vec![70.0; near], vec![310.0; far]].concat();
+            let own: Vec<f64> = looks.iter().map(|look| look * by).collect();
+            let row = row("busy/32", "p50", &own, vec![], None);
+            let line_ns = looks.into_iter().map(Some).collect();
+            Report { rows: vec![Row { line_ns, ..row }], ..synthetic::report() }
+        };
+        let figures = |old: &Report, new: &Report| -> Vec<(String, f64)> {
+            let rows = compare(old, new).rows;
+            rows.into_iter().map(|change| (change.figure, change.ratio.estimate)).collect()
+        };
+        let near = |by: f64| ("p50, near".to_owned(), by);
+        assert_eq!(figures(&with(9, 0, 1.0), &with(9, 9, 2.0)), [near(2.0)]);
+        assert_eq!(figures(&with(9, 9, 1.0), &with(9, 9, 2.0)).len(), 2);
+        assert_eq!(figures(&with(9, 0, 1.0), &with(0, 9, 1.0))[0].0, "p50, near to far");
+        assert_eq!(figures(&with(9, 0, 1.0), &with(9, 0, 1.0))[0].0, "p50");
+        let mut older = with(9, 9, 1.0);
+        older.rows[0].line_ns.clear();
+        assert_eq!(figures(&older, &with(9, 9, 1.0))[0].0, "p50, any to near and far");
     }
 
     #[test]

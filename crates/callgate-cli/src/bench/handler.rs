@@ -7,10 +7,9 @@
 use super::bare::line::Beat;
 use super::rows::Measured;
 use super::side::Round;
-use super::stats::median;
 
-/// The name of the computed limit.
-pub const COMPUTED: &str = "handler + 1.2 line";
+/// How the computed limits begin.
+pub const COMPUTED: &str = "handler + 1.2 ";
 
 /// How lines whose server works begin; the others are for the computed limit alone.
 pub const WORKING: &str = "working ";
@@ -23,20 +22,20 @@ pub fn working(beat: Beat) -> String {
     format!("{WORKING}{}", beat.name())
 }
 
-/// The computed limit: in each round the handler's time, as measured in it, and the trip of that
-/// line without a handler whose median over all rounds is the lowest. None where no handler's
-/// time was measured.
-pub fn computed(sides: &[Measured], handler_ns: &[f64]) -> Option<Measured> {
+/// The computed limits, one for each line without a handler: in each round the handler's time, as
+/// measured in it, and the trip of that line. None where no handler's time was measured.
+pub fn computed(sides: &[Measured], handler_ns: &[f64]) -> Vec<Measured> {
     if handler_ns.is_empty() {
-        return None;
+        return Vec::new();
     }
-    let median = |side: &Measured| median(&side.rounds.iter().map(Round::p50).collect::<Vec<_>>());
-    let lines = sides.iter().filter(|side| side.name.starts_with("line"));
-    let best = lines.min_by(|one, other| median(one).total_cmp(&median(other)))?;
     let allowed =
         |(round, handler): (&Round, &f64)| Round::computed(handler + OVER_LINE * round.p50());
-    let rounds = best.rounds.iter().zip(handler_ns).map(allowed).collect();
-    Some(Measured { name: COMPUTED.to_owned(), rounds })
+    let lines = sides.iter().filter(|side| side.name.starts_with("line"));
+    let computed = |line: &Measured| Measured {
+        name: format!("{COMPUTED}{}", line.name),
+        rounds: line.rounds.iter().zip(handler_ns).map(allowed).collect(),
+    };
+    lines.map(computed).collect()
 }
 
 #[cfg(test)]
@@ -44,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_line_counts() {
+    fn each_line_counts() {
         let side = |name: &str, ns: f64| Measured {
             name: name.to_owned(),
             rounds: vec![Round::computed(ns), Round::computed(ns)],
@@ -55,11 +54,12 @@ mod tests {
             side("line, fence", 100.0),
         ];
         sides.push(side("working line, fence", 10.0));
-        assert!(super::computed(&sides, &[]).is_none());
-        let computed = computed(&sides, &[1_000.0, 2_000.0]).unwrap();
-        assert_eq!(computed.name, COMPUTED);
+        assert!(computed(&sides, &[]).is_empty());
+        let computed = computed(&sides, &[1_000.0, 2_000.0]);
+        let names: Vec<&str> = computed.iter().map(|side| side.name.as_str()).collect();
+        assert_eq!(names, ["handler + 1.2 line, 0 pauses", "handler + 1.2 line, fence"]);
         let values: Vec<u64> =
-            computed.rounds.iter().map(|round| round.times.value_at_quantile(0.5)).collect();
+            computed[1].rounds.iter().map(|round| round.times.value_at_quantile(0.5)).collect();
         assert!((1_119..=1_121).contains(&values[0]), "{values:?}");
         assert!((2_118..=2_122).contains(&values[1]), "{values:?}");
     }

@@ -98,6 +98,7 @@ pub fn rows(
         callgate: plain("callgate", vec![value]),
         limits: Vec::new(),
         goal: Some(Goal::Absolute(most)),
+        line_ns: Vec::new(),
     };
     let mut rows = vec![
         row("cpu", "ns", report.server.cpu_ns as f64, 0.0),

@@ -8,6 +8,7 @@
 //! | `side`, `crew`, `peer` | callgate and limits as something to measure; callgate's processes |
 //! | `bare` | the limits |
 //! | `sample`, `flow`, `bytes` | the loops that measure, the same for callgate and limits |
+//! | `moods` | rounds in which the CPUs were near each other, and far apart |
 //! | `rows`, `handler`, `report` | from rounds to a report |
 //! | `stats`, `table`, `load`, `compare`, `plot`, `svg` | what is done with a report |
 //! | `process`, `usage` | forks, pinning, clocks; what the kernel counts |
@@ -25,6 +26,7 @@ pub mod flow;
 pub mod handler;
 pub mod idle;
 pub mod load;
+pub mod moods;
 pub mod peer;
 pub mod plan;
 pub mod plot;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::load;
+use super::moods::{judged, parts};
 use super::report::{Report, Row, Series};
-use super::stats::{judge, median};
 use super::svg::{Axis, Chart, Line};
 use crate::duration::parse_bytes;
 use crate::exit::{Code, Doing, Failure};
@@ -162,25 +162,30 @@ struct Size {
 fn curves(report: &Report) -> Vec<Curve> {
     let mut curves: Vec<Curve> = Vec::new();
     for row in report.rows.iter().filter(|row| row.figure == "p50") {
-        let mut parts = row.situation.splitn(3, '/');
-        let (Some("size"), Some(size), Some(kind)) = (parts.next(), parts.next(), parts.next())
-        else {
+        let mut name = row.situation.splitn(3, '/');
+        let (Some("size"), Some(size), Some(kind)) = (name.next(), name.next(), name.next()) else {
             continue;
         };
         let Ok(bytes) = parse_bytes(size) else {
             continue;
         };
-        let judged = judge(row);
-        let point = Size {
-            bytes: bytes.max(1),
-            callgate: median(&row.callgate.rounds),
-            limit: judged.best.map(|(_, median)| median),
-            ratio: judged.ratio.map(|ratio| (ratio.estimate, ratio.low, ratio.high)),
-        };
-        let kind = kind.replace('-', " ");
-        match curves.iter_mut().find(|curve| curve.kind == kind) {
-            Some(curve) => curve.points.push(point),
-            None => curves.push(Curve { kind, points: vec![point] }),
+        for part in parts(row, report.moods.as_ref()) {
+            let judged = judged(&part);
+            let point = Size {
+                bytes: bytes.max(1),
+                callgate: judged.callgate,
+                limit: judged.best.map(|(_, median)| median),
+                ratio: judged.ratio.map(|ratio| (ratio.estimate, ratio.low, ratio.high)),
+            };
+            let kind = kind.replace('-', " ");
+            let kind = match part.mood {
+                Some(mood) => format!("{kind}, {}", mood.name()),
+                None => kind,
+            };
+            match curves.iter_mut().find(|curve| curve.kind == kind) {
+                Some(curve) => curve.points.push(point),
+                None => curves.push(Curve { kind, points: vec![point] }),
+            }
         }
     }
     curves.iter_mut().for_each(|curve| curve.points.sort_by_key(|point| point.bytes));
@@ -300,6 +305,7 @@ fn time(decade: i32, step: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::moods::Moods;
     use super::super::synthetic::{self, row, series};
     use super::*;
 
@@ -357,6 +363,17 @@ mod tests {
         let sizes: Vec<u64> = curves[0].points.iter().map(|size| size.bytes).collect();
         assert_eq!(sizes, [256, 4096]);
         assert_eq!(curves[0].points[0].limit, Some(100.0));
+    }
+
+    #[test]
+    fn each_mood_has_a_curve() {
+        let limits = vec![series("limit", &[100.0; 10])];
+        let mut row = row("size/4k/in-place", "p50", &[110.0; 10], limits, None);
+        row.line_ns = [[Some(70.0); 5], [Some(300.0); 5]].concat();
+        let mut report = Report { rows: vec![row], ..synthetic::report() };
+        report.moods = Moods::of_reports(&[&report]);
+        let kinds: Vec<String> = curves(&report).into_iter().map(|curve| curve.kind).collect();
+        assert_eq!(kinds, ["in place, near", "in place, far"]);
     }
 
     #[test]

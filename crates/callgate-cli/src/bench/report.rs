@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::moods::Moods;
+
 /// Version of this format. A reader refuses others.
 pub const FORMAT: u32 = 1;
 
@@ -21,6 +23,9 @@ pub struct Report {
     pub quick: bool,
     /// What reading the clock twice costs, in nanoseconds; it is in every timed round trip.
     pub clock_ns: u64,
+    /// Where the CPUs were near each other in some rounds, and far apart in others: both groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moods: Option<Moods>,
     /// In the order of the table, not of measuring.
     pub rows: Vec<Row>,
     /// Situations without rows.
@@ -70,6 +75,10 @@ pub struct Row {
     pub limits: Vec<Series>,
     /// What is asked for; none for figures that are only told.
     pub goal: Option<Goal>,
+    /// What a bare line took in each round, in ns, which tells its mood; null where that changed in
+    /// the middle. Paired with the series; empty where nobody looked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub line_ns: Vec<Option<f64>>,
 }
 
 /// A figure in each of the paired rounds.

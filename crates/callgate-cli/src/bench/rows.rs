@@ -19,7 +19,14 @@ pub struct Measured {
 const PERCENTILES: [f64; 11] = [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99, 100.0];
 
 /// Makes a situation's rows; the first side is callgate.
-pub fn rows(situation: &str, asks: &[Ask], sides: &[&Measured]) -> Vec<Row> {
+///
+/// `line_ns` is what the bare line took in each round.
+pub fn rows(
+    situation: &str,
+    asks: &[Ask],
+    sides: &[&Measured],
+    line_ns: &[Option<f64>],
+) -> Vec<Row> {
     let Some((callgate, limits)) = sides.split_first() else { return Vec::new() };
     let row = |ask: &Ask| Row {
         situation: situation.to_owned(),
@@ -28,6 +35,7 @@ pub fn rows(situation: &str, asks: &[Ask], sides: &[&Measured]) -> Vec<Row> {
         callgate: series(callgate, ask.figure),
         limits: against(ask, limits, callgate.rounds.len()),
         goal: ask.goal,
+        line_ns: line_ns.to_vec(),
     };
     asks.iter().map(row).collect()
 }
@@ -112,7 +120,7 @@ mod tests {
         let sides = [measured("callgate", 200), measured("futex", 100), measured("pipe", 400)];
         let sides: Vec<&Measured> = sides.iter().collect();
         let gap = Situation::Gap(std::time::Duration::from_millis(1));
-        let rows = rows("gap/1ms", &gap.asks(), &sides);
+        let rows = rows("gap/1ms", &gap.asks(), &sides, &[Some(80.0), None]);
         let row = |figure: &str| rows.iter().find(|row| row.figure == figure).unwrap();
         let near = |rounds: &[f64], ns: f64| rounds.iter().all(|round| (round - ns).abs() < 1.0);
         assert!(row("p50").callgate.rounds.len() == 2 && near(&row("p50").callgate.rounds, 200.0));
@@ -122,6 +130,7 @@ mod tests {
         assert_eq!(row("p50").callgate.percentiles.len(), 11);
         assert!(row("p99").callgate.percentiles.is_empty());
         assert!(row("p99").callgate.max_ns.unwrap() >= 2_000.0);
+        assert!(rows.iter().all(|row| row.line_ns == [Some(80.0), None]));
         assert_eq!(row("cpu").limits.len(), 1);
         assert!(row("cpu").callgate.max_ns.is_none());
     }
@@ -129,7 +138,7 @@ mod tests {
     #[test]
     fn a_share_is_compared_with_an_even_one() {
         let asks = Situation::Crowd { clients: 2, loaded: false }.asks();
-        let rows = rows("crowd/2", &asks, &[&measured("callgate", 5), &measured("futex", 5)]);
+        let rows = rows("crowd/2", &asks, &[&measured("callgate", 5), &measured("futex", 5)], &[]);
         let share = rows.iter().find(|row| row.figure == "share").unwrap();
         assert_eq!(
             (share.limits[0].name.as_str(), &share.limits[0].rounds[..]),

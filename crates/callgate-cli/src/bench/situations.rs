@@ -13,14 +13,15 @@ use super::crew::Post;
 use super::effort::Effort;
 use super::handler;
 use super::idle::{self, Idlers};
+use super::moods::{Moods, Probe, verdict};
 use super::peer::Work;
 use super::plan::Situation;
 use super::process::{self, Partner};
 use super::report::Row;
-use super::rounds::{Allowance, measure};
+use super::rounds::{Allowance, Found, measure};
 use super::rows::{Measured, rows};
 use super::side::{Fresh, Side, Team};
-use super::stats::{Verdict, judge};
+use super::stats::Verdict;
 use crate::exit::{Doing, Failure};
 
 /// What serves the whole run.
@@ -30,6 +31,10 @@ pub struct Stage {
     pair: Option<Post>,
     /// For those with several.
     crowd: Option<Post>,
+    /// Tells how far apart the CPUs are.
+    probe: Option<Probe>,
+    /// What it told of each round so far.
+    looks: Vec<f64>,
     /// For rounds of what is unclear.
     allowance: Allowance,
     /// What was odd and is no failure.
@@ -56,7 +61,15 @@ impl Stage {
     /// When the CPUs can't be asked for.
     pub fn new(allowance: Allowance) -> Result<Stage, Failure> {
         let cpus = process::cpus().doing("sched_getaffinity")?;
-        Ok(Stage { cpus, pair: None, crowd: None, allowance, notes: Vec::new() })
+        Ok(Stage {
+            cpus,
+            pair: None,
+            crowd: None,
+            probe: None,
+            looks: Vec::new(),
+            allowance,
+            notes: Vec::new(),
+        })
     }
 
     /// What was odd since the last time.
@@ -91,6 +104,9 @@ impl Stage {
         {
             return Ok(Outcome::Skipped(reason));
         }
+        if self.probe.is_none() {
+            self.probe = Probe::start(&self.cpus)?;
+        }
         // Foreign load, connections and addresses last until the rounds are over.
         let _load = match situation {
             Situation::Crowd { loaded: true, .. } => foreign_load()?,
@@ -103,31 +119,47 @@ impl Stage {
         let mut each_round = |round: usize| {
             progress(round);
             if let Situation::Handler(ns @ ..=10_000) = situation {
+                // A round that was thrown away comes again.
+                works.borrow_mut().truncate(round);
                 works.borrow_mut().push(work_cost(ns.into()));
             }
         };
-        let rows = |measured: &[Measured]| {
-            let computed = handler::computed(measured, &works.borrow());
-            let sides: Vec<&Measured> = measured.iter().chain(&computed).collect();
-            rows(&situation.name(), &situation.asks(), &sides)
+        let rows = |found: &Found| {
+            let computed = handler::computed(&found.sides, &works.borrow());
+            let sides: Vec<&Measured> = found.sides.iter().chain(&computed).collect();
+            rows(&situation.name(), &situation.asks(), &sides, &found.line_ns)
         };
-        let mut unclear = |measured: &[Measured]| {
-            rows(measured).iter().any(|row| judge(row).verdict == Some(Verdict::Unclear))
+        let looks = &self.looks;
+        let mut unclear = |found: &Found| {
+            let here = found.line_ns.iter().copied().flatten();
+            let moods = Moods::of(&looks.iter().copied().chain(here).collect::<Vec<_>>());
+            let verdicts = rows(found).into_iter().map(|row| verdict(&row, moods.as_ref()));
+            verdicts.into_iter().any(|verdict| verdict == Some(Verdict::Unclear))
         };
-        let allowance = &mut self.allowance;
-        let measured = measure(&mut sides, effort, allowance, &mut each_round, &mut unclear)?;
+        let mut probe = self.probe.as_mut();
+        let mut look = || probe.as_mut().map(|probe| probe.look()).transpose();
+        let found = measure(
+            &mut sides,
+            effort,
+            &mut self.allowance,
+            &mut look,
+            &mut each_round,
+            &mut unclear,
+        )?;
         drop(sides);
         if let Some((idlers, post)) = many {
             idlers.stop()?;
             post.stop()?;
         }
-        Ok(Outcome::Rows(rows(&measured)))
+        self.looks.extend(found.line_ns.iter().copied().flatten());
+        Ok(Outcome::Rows(rows(&found)))
     }
 
     /// Kills servers and clients: after a failure nobody knows what they are doing.
     pub fn clear(&mut self) {
         self.pair = None;
         self.crowd = None;
+        self.probe = None;
     }
 
     /// Ends the servers and clients.

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 
 use super::effort::Effort;
+use super::moods::Moods;
 use super::plan::{self, Situation};
 use super::report::{FORMAT, Goal, Machine, Missing, Report, Row};
 use super::rounds::Allowance;
@@ -67,6 +68,7 @@ pub fn run(args: &SuiteArgs) -> Result<(), Failure> {
         seed,
         quick: args.quick,
         clock_ns,
+        moods: None,
         rows: Vec::new(),
         missing: Vec::new(),
         notes: Vec::new(),
@@ -126,6 +128,7 @@ fn measure(args: &SuiteArgs, plan: &[Situation], stage: &mut Stage, report: &mut
         report.missing.push(Missing { situation: name, reason, failed });
     }
     report.rows = rows.into_iter().flatten().collect();
+    report.moods = Moods::of_reports(&[report]);
 }
 
 impl SuiteArgs {

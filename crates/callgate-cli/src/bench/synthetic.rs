@@ -27,6 +27,7 @@ pub fn row(
         callgate: series("callgate", callgate),
         limits,
         goal,
+        line_ns: Vec::new(),
     }
 }
 
@@ -116,6 +117,7 @@ pub fn report() -> Report {
         seed: 7,
         quick: false,
         clock_ns: 16,
+        moods: None,
         rows,
         missing: Vec::new(),
         notes: Vec::new(),

@@ -3,8 +3,9 @@
 use std::io::Write;
 
 use super::load::name;
+use super::moods::{Moods, judged, parts, verdict};
 use super::report::{Goal, Missing, Report, Row, Series};
-use super::stats::{Interval, TOLERANCE, Verdict, judge};
+use super::stats::{Interval, TOLERANCE, Verdict};
 use crate::exit::Failure;
 use crate::output::{self, BAD, DIM, GOOD, HEAD, Table, WARN, bytes, count, digits, nanos, styled};
 
@@ -43,28 +44,33 @@ pub fn render(report: &Report) -> String {
         let first = row.situation != last;
         last = &row.situation;
         tail_told &= !first;
-        let judged = judge(row);
-        if let Some(verdict) = judged.verdict {
+        if let Some(verdict) = verdict(row, report.moods.as_ref()) {
             tally.add(verdict, row);
         }
-        let (limit, limit_median) = judged.best.map_or_else(Default::default, |(limit, median)| {
-            (limit.name.clone(), figure(median, &row.unit))
-        });
-        let (p999, max) = if tail_told { Default::default() } else { tail(&row.callgate) };
-        tail_told |= !p999.is_empty() || !max.is_empty();
-        table.row([
-            if first { styled(HEAD, &row.situation) } else { String::new() },
-            row.figure.clone(),
-            figure(judged.callgate, &row.unit),
-            limit,
-            limit_median,
-            judged.ratio.map_or_else(String::new, |ratio| digits(ratio.estimate)),
-            judged.ratio.map_or_else(String::new, ends),
-            row.goal.map_or_else(String::new, |wanted| goal(wanted, &row.unit)),
-            judged.verdict.map_or_else(|| styled(DIM, "told"), word),
-            p999,
-            max,
-        ]);
+        let parts = parts(row, report.moods.as_ref());
+        for part in &parts {
+            let first = first && std::ptr::eq(part, &parts[0]);
+            let judged = judged(part);
+            let (limit, limit_median) =
+                judged.best.map_or_else(Default::default, |(limit, median)| {
+                    (limit.name.clone(), figure(median, &row.unit))
+                });
+            let (p999, max) = if tail_told { Default::default() } else { tail(&row.callgate) };
+            tail_told |= !p999.is_empty() || !max.is_empty();
+            table.row([
+                if first { styled(HEAD, &row.situation) } else { String::new() },
+                part.figure(),
+                figure(judged.callgate, &row.unit),
+                limit,
+                limit_median,
+                judged.ratio.map_or_else(String::new, |ratio| digits(ratio.estimate)),
+                judged.ratio.map_or_else(String::new, ends),
+                row.goal.map_or_else(String::new, |wanted| goal(wanted, &row.unit)),
+                judged.verdict.map_or_else(|| styled(DIM, "told"), word),
+                p999,
+                max,
+            ]);
+        }
     }
     format!("{}\n{}\n{}{}", head(report), table.render(), beside(report), tally.render())
 }
@@ -127,7 +133,7 @@ fn head(report: &Report) -> String {
     format!(
         "callgate {}, {} CPUs of {}, Linux {}, load {} at the start\n\
          {}{rounds}, interleaved, seed {}; medians of the rounds; the clock costs {} in each timed call\n\
-         a ratio holds where its whole interval is within the goal and {TOLERANCE}\n",
+         a ratio holds where its whole interval is within the goal and {TOLERANCE}\n{}",
         report.callgate,
         machine.cpus,
         machine.processor,
@@ -136,6 +142,21 @@ fn head(report: &Report) -> String {
         if report.quick { "a quick run; " } else { "" },
         report.seed,
         nanos(report.clock_ns),
+        report.moods.as_ref().map_or_else(String::new, moods),
+    )
+}
+
+/// Says that there were two moods, and what a bare line took in each.
+fn moods(moods: &Moods) -> String {
+    let Moods { near, far, .. } = moods;
+    let ns = |ns: f64| figure(ns, "ns");
+    format!(
+        "the CPUs were near each other in {} rounds (a bare trip of {}) and far apart in {} ({}); each is \
+         judged by itself\n",
+        near.rounds,
+        ns(near.line_ns),
+        far.rounds,
+        ns(far.line_ns),
     )
 }
 
@@ -219,6 +240,31 @@ mod tests {
         assert_eq!(end(&[130.0; 6])[1], "0 rows hold, 0 unclear, 1 short");
         let unclear = [110.0, 130.0, 111.0, 131.0, 112.0, 132.0];
         assert_eq!(end(&unclear)[0], "unclear, run more rounds: busy/48 p50");
+    }
+
+    #[test]
+    fn each_mood_has_a_line_and_a_row_counts_once() {
+        let looks = [[70.0; 6], [310.0; 6]].concat();
+        let own: Vec<f64> =
+            looks.iter().map(|look| if *look < 100.0 { 130.0 } else { 110.0 }).collect();
+        let limit = series("limit", &[100.0; 12]);
+        let mut row = row("busy/48", "p50", &own, vec![limit], Some(Goal::AtMost(1.2)));
+        row.line_ns = looks.into_iter().map(Some).collect();
+        let mut report = Report { rows: vec![row], ..synthetic::report() };
+        assert!(!plain(&report).contains("near"));
+        report.moods = Moods::of_reports(&[&report]);
+        let text = plain(&report);
+        assert!(
+            text.contains("near each other in 6 rounds (a bare trip of 70 ns) and far"),
+            "{text}"
+        );
+        let line = |figure: &str| text.lines().find(|line| line.contains(figure)).unwrap();
+        assert!(
+            line("p50, near").contains("1.30") && line("p50, near").contains("short"),
+            "{text}"
+        );
+        assert!(line("p50, far").contains("1.10") && line("p50, far").contains("holds"), "{text}");
+        assert!(text.ends_with("0 rows hold, 0 unclear, 1 short\nshort: busy/48 p50\n"), "{text}");
     }
 
     #[test]
