@@ -173,6 +173,13 @@ impl Submitter {
         }
     }
 
+    /// Cell of the next call, if nothing is drawn or put back before.
+    #[inline]
+    #[must_use]
+    pub fn next_cell(&self) -> u16 {
+        if self.taken { self.free[self.free_len.saturating_sub(1)] } else { self.cell }
+    }
+
     /// Number of the next call.
     #[must_use]
     pub fn number(&self) -> u64 {

@@ -58,7 +58,13 @@ impl Connection {
             return Err(self.not_started());
         }
         match submit.out.place(len) {
-            Placing::Placed(block) => Ok(submit.placed(block)),
+            Placing::Placed(block) => {
+                let placed = submit.placed(block);
+                // Before the lock is given back, which waits for all stores before it: so that these fetches overlap.
+                process::will_write_bytes(placed.1);
+                process::will_write(self.control.cell(submit.submitter.next_cell()));
+                Ok(placed)
+            }
             Placing::Grow(_) | Placing::Full => {
                 drop(submit);
                 self.make_room(len, deadline_ns)
