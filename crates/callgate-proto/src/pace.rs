@@ -30,7 +30,7 @@ mod worker;
 mod yielding;
 
 pub use caller::{CallerPace, Plan, Surroundings};
-pub use gap::Gap;
+pub use gap::{Gap, Gaps, SizeClass};
 pub use worker::WorkerPace;
 pub use yielding::{YIELD_ALONE_NS, YieldBan, YieldHabit, calls_per_turn, slow_yield_ns};
 

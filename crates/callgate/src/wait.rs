@@ -9,7 +9,7 @@ use callgate_proto::Violation;
 use callgate_proto::cell::Turn;
 use callgate_proto::layout::Cell;
 use callgate_proto::life::Life;
-use callgate_proto::pace::{CallerPace, Plan, Policy, Surroundings, WAKE_NS, worth_ns};
+use callgate_proto::pace::{CallerPace, Plan, Policy, SizeClass, Surroundings, WAKE_NS, worth_ns};
 use callgate_sys::futex::{self, Waited};
 use callgate_sys::{clock, process};
 
@@ -61,15 +61,16 @@ pub(crate) fn first_looks(
     pace: &CallerPace,
     policy: Policy,
     rang: bool,
+    class: SizeClass,
 ) -> Result<bool, Violation> {
     if !pace.looks_first(policy, rang) || pace.yields_first(process::current_cpu) {
         return Ok(false);
     }
-    let gap = pace.gap();
+    let gap = pace.gap(class);
     process::pause_ns(gap.ns());
     for look in 0..FIRST_LOOKS {
         if cell.has_reply(turn)? {
-            pace.found(gap, look);
+            pace.found(class, gap, look);
             return Ok(true);
         }
         process::pause_between_looks();

@@ -1,6 +1,6 @@
 //! What callers decide, and what they learn.
 
-use super::gap::Gap;
+use super::gap::{Gap, SharedGaps, SizeClass};
 use super::yielding::{YieldBan, YieldHabit, calls_per_turn};
 use super::{LATENCY_SPIN_NS, Policy, WAKE_NS, worth_ns};
 use crate::body::Hints;
@@ -53,7 +53,7 @@ pub struct CallerPace {
     reply_bytes: AtomicU32,
     long_calls: AtomicU32,
     hints: AtomicU64,
-    gap: AtomicU32,
+    gaps: SharedGaps,
     habit: AtomicU32,
     crowded: AtomicU32,
     ban: YieldBan,
@@ -78,16 +78,16 @@ impl CallerPace {
     /// How long to keep away from the line after sending.
     #[inline(always)]
     #[must_use]
-    pub fn gap(&self) -> Gap {
-        Gap { quarters: self.gap.load(Ordering::Relaxed) as u16 }
+    pub fn gap(&self, class: SizeClass) -> Gap {
+        self.gaps.get(class)
     }
 
     /// Learns how many looks a reply took after the gap; stores only what changed.
     #[inline(always)]
-    pub fn found(&self, gap: Gap, look: u32) {
-        let learned = gap.found(look);
+    pub fn found(&self, class: SizeClass, gap: Gap, look: u32) {
+        let learned = gap.found(class, look);
         if learned != gap {
-            self.gap.store(learned.quarters.into(), Ordering::Relaxed);
+            self.gaps.set(class, learned);
         }
     }
 

@@ -146,17 +146,21 @@ fn a_gap_settles_where_the_answer_comes() {
     // The answer comes 105 ns after the line was written, and the looks are 25 ns apart.
     let mut gap = Gap::default();
     for _ in 0..1_000 {
-        gap = gap.found(105u32.saturating_sub(gap.ns()).div_ceil(25));
+        gap = gap.found(SizeClass::SHORT, 105u32.saturating_sub(gap.ns()).div_ceil(25));
     }
     assert!((103..=107).contains(&gap.ns()), "{gap:?}");
     for _ in 0..1_000 {
-        gap = gap.found(0);
+        gap = gap.found(SizeClass::SHORT, 0);
     }
     assert_eq!(gap.ns(), 0);
     for _ in 0..1_000 {
-        gap = gap.found(9);
+        gap = gap.found(SizeClass::SHORT, 9);
     }
     assert_eq!(gap.ns(), 400);
+    for _ in 0..1_000 {
+        gap = gap.found(SizeClass::of(256), 9);
+    }
+    assert_eq!(gap.ns(), 1_200);
 }
 
 #[test]

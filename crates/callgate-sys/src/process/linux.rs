@@ -85,44 +85,6 @@ pub fn will_write<T>(place: *const T) {
     let _ = place;
 }
 
-/// Asks for the cache line of `place`, to be read soon.
-#[inline(always)]
-fn will_read<T>(place: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch faults at no address and changes nothing but caches.
-    unsafe {
-        core::arch::asm!("prefetcht0 [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: as above.
-    unsafe {
-        core::arch::asm!("prfm pldl1keep, [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = place;
-}
-
-const LINE: usize = 64;
-/// Lines that are asked for ahead: processors follow by themselves from there on.
-const LINES_AHEAD: usize = 8;
-
-fn first_lines(bytes: *const [u8]) -> impl Iterator<Item = *const u8> {
-    let lines = bytes.len().div_ceil(LINE).min(LINES_AHEAD);
-    (0..lines).map(move |line| bytes.cast::<u8>().wrapping_add(line * LINE))
-}
-
-/// Asks for the first lines of `bytes`, to be written soon; see [`will_write`].
-#[inline]
-pub fn will_write_bytes(bytes: *const [u8]) {
-    first_lines(bytes).for_each(will_write);
-}
-
-/// Asks for the first lines of `bytes`, to be read soon.
-#[inline]
-pub fn will_read_bytes(bytes: *const [u8]) {
-    first_lines(bytes).for_each(will_read);
-}
-
 /// Gives a number other than 0 that no other process, and no other call, is likely to get.
 pub fn fresh_number() -> u64 {
     // The hasher's keys are the system's randomness, different in each process and each call.

@@ -11,7 +11,7 @@ pub(crate) use linux::TrackedFd;
 pub use linux::{
     PidFd, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu, fresh_number, generation,
     gid, is_current, is_realtime, overflow_uid, pause_between_looks, pause_ns, pid, raise_nofile,
-    uid, will_read_bytes, will_write, will_write_bytes, yield_now,
+    uid, will_write, yield_now,
 };
 #[cfg(callgate_sim)]
 pub(crate) use sim::pid_of;
@@ -19,7 +19,7 @@ pub(crate) use sim::pid_of;
 pub use sim::{
     PidFd, ProcessLocal, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu, fresh_number,
     generation, gid, is_current, is_realtime, overflow_uid, pause_between_looks, pause_ns, pid,
-    raise_nofile, uid, will_read_bytes, will_write, will_write_bytes, yield_now,
+    raise_nofile, uid, will_write, yield_now,
 };
 
 /// Who a process is, as the kernel says. It is never taken from a message.

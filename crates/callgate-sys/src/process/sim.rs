@@ -76,12 +76,6 @@ pub fn yield_now() {
 /// Does nothing: a hint for caches.
 pub fn will_write<T>(_place: *const T) {}
 
-/// Does nothing.
-pub fn will_write_bytes(_bytes: *const [u8]) {}
-
-/// Does nothing.
-pub fn will_read_bytes(_bytes: *const [u8]) {}
-
 /// Waits a moment.
 pub fn pause_ns(ns: u32) {
     if ns > 0 {

@@ -338,8 +338,6 @@ impl Connection {
         }
         let mut incoming = self.incoming.lock();
         if let Some((region, range)) = incoming.find(place)? {
-            let start = region.as_ptr().wrapping_add(range.start);
-            process::will_read_bytes(std::ptr::slice_from_raw_parts(start, range.len()));
             return Ok(SharedBytes { region: region.clone(), range });
         }
         self.receive_into(&mut incoming)?;

@@ -48,9 +48,9 @@ impl Lane {
 
 impl OnLane<'_> {
     /// Keeps a connection for this call and the next ones.
-    pub(super) fn keep(&mut self, connection: Shared) {
+    pub(super) fn keep(&mut self, connection: Shared) -> &Shared {
         self.lane.told.say(number(&connection));
-        *self.kept = Some(connection);
+        self.kept.insert(connection)
     }
 
     /// Keeps none.

@@ -22,10 +22,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callgate_points::at;
+use callgate_proto::Violation;
 use callgate_proto::body::{Content, INLINE_MAX, RequestHead, Think};
 use callgate_proto::cell::{Deadline, Doorbell};
 use callgate_proto::chain::Lone;
 use callgate_proto::layout as proto;
+use callgate_proto::pace::SizeClass;
 use callgate_sys::sync::{Mutex, MutexGuard};
 use callgate_sys::{clock, process, thread};
 
@@ -40,7 +42,7 @@ use crate::options::{CallOptions, ClientOptions, Retry, TimeLimit};
 use crate::wait::{cpus, first_looks};
 use connection::{Sending, Sent, Shared};
 use lane::{Lane, OnLane};
-use pending::wait_for;
+use pending::{wait_for, wait_on};
 
 /// How often a call is repeated at most; see [`Retry`].
 const REPEATS_MAX: u32 = 3;
@@ -280,11 +282,12 @@ impl Client {
         }
         let sent = Sent::lone(lone, bell.is_some(), request.len());
         let (pace, policy) = (&connection.pace, connection.options.wait);
-        let Ok(true) = first_looks(cell, turn, pace, policy, bell.is_some()) else {
-            return self.exchange_on(lane, sent, options, request);
+        let looked = first_looks(cell, turn, pace, policy, bell.is_some(), SizeClass::SHORT);
+        let Ok(true) = looked else {
+            return self.exchange_on(lane, sent, options, request, looked);
         };
         let Some(reply) = cell.read_short_reply() else {
-            return self.exchange_on(lane, sent, options, request);
+            return self.exchange_on(lane, sent, options, request, looked);
         };
         pace.note(reply.hints, cpus);
         pace.replied(0);
@@ -294,7 +297,7 @@ impl Client {
         Ok(Reply::short(reply.status, reply.body))
     }
 
-    /// The rest of a lone call whose short reply was not there at the first looks.
+    /// The rest of a lone call, after its first looks.
     #[inline(never)]
     fn exchange_on(
         &self,
@@ -302,9 +305,10 @@ impl Client {
         sent: Sent,
         options: &CallOptions,
         request: &[u8],
+        looked: Result<bool, Violation>,
     ) -> Result<Reply, CallError> {
         let Some(connection) = &*lane else { unreachable!("the call went over it") };
-        let reply = wait_for(connection, sent, &Limit::NONE);
+        let reply = wait_on(connection, sent, &Limit::NONE, looked);
         self.leave(lane, options, request, &Limit::NONE, reply)
     }
 
@@ -317,9 +321,11 @@ impl Client {
         request: &[u8],
         limit: &Limit,
     ) -> Result<Reply, CallError> {
-        if lane.as_ref().is_none_or(|connection| connection.has_ended())
-            && let Err(error) = self.fill(&mut lane, limit)
-        {
+        let kept = match lane.as_ref().filter(|connection| !connection.has_ended()) {
+            Some(_) => Ok(()),
+            None => self.fill(&mut lane, limit).map(drop),
+        };
+        if let Err(error) = kept {
             return self.leave(lane, options, request, limit, Err(error));
         }
         let Some(connection) = &*lane else { unreachable!("it was filled") };
@@ -351,11 +357,11 @@ impl Client {
 
     /// Puts the present connection, or a new one, into the lane.
     #[cold]
-    fn fill(&self, lane: &mut OnLane<'_>, limit: &Limit) -> Result<(), CallError> {
+    fn fill<'a>(&self, lane: &'a mut OnLane<'_>, limit: &Limit) -> Result<&'a Shared, CallError> {
         // Not kept for as long as connecting takes.
         lane.clear();
-        lane.keep(self.connection(limit)?);
-        Ok(())
+        let connection = self.connection_beside(limit)?;
+        Ok(lane.keep(connection))
     }
 
     /// A call while another one has the lane.
@@ -388,6 +394,22 @@ impl Client {
         if !process::is_current(self.inner.generation) {
             return Err(CallError::Forked);
         }
+        let Some(mut lane) = self.inner.lane.try_enter() else {
+            return self.connection_beside(limit);
+        };
+        if let Some(connection) = lane.as_ref().filter(|connection| !connection.has_ended()) {
+            return Ok(connection.clone());
+        }
+        let connection = self.fill(&mut lane, limit)?.clone();
+        // Looked for after it was kept; see `Lane::let_go`.
+        if connection.has_ended() {
+            lane.clear();
+        }
+        Ok(connection)
+    }
+
+    /// The same, while another caller has the lane.
+    fn connection_beside(&self, limit: &Limit) -> Result<Shared, CallError> {
         if let Some(connection) = &*self.current()
             && !connection.has_ended()
         {

@@ -3,6 +3,7 @@
 use callgate_proto::Violation;
 use callgate_proto::body::{Body, Inline, Place};
 use callgate_proto::cell::TakenReply;
+use callgate_proto::pace::SizeClass;
 use callgate_sys::clock;
 
 use super::Limit;
@@ -90,23 +91,33 @@ impl std::fmt::Debug for Pending {
 /// Blocks until a call that was sent has ended.
 #[inline]
 pub(super) fn wait_for(connection: &Shared, sent: Sent, limit: &Limit) -> Result<Reply, CallError> {
-    let slept = await_reply(connection, sent, limit)?;
-    receive(connection, sent, slept)
+    let cell = connection.control.cell(sent.cell);
+    let policy = connection.options.wait;
+    let class = SizeClass::of(sent.bytes.into());
+    let looked = first_looks(cell, sent.turn, &connection.pace, policy, sent.rang, class);
+    wait_on(connection, sent, limit, looked)
 }
 
-/// Blocks until there is a reply, to be received; tells whether that took a sleep.
-#[inline(always)]
-pub(super) fn await_reply(
+/// The same, after the first looks.
+#[inline]
+pub(super) fn wait_on(
     connection: &Shared,
     sent: Sent,
     limit: &Limit,
-) -> Result<bool, CallError> {
-    let cell = connection.control.cell(sent.cell);
-    match first_looks(cell, sent.turn, &connection.pace, connection.options.wait, sent.rang) {
-        Ok(true) => Ok(false),
-        Ok(false) => await_on(connection, sent, limit),
-        Err(violation) => Err(without_reply(connection, sent, limit, Err(violation))),
-    }
+    looked: Result<bool, Violation>,
+) -> Result<Reply, CallError> {
+    let slept = match looked {
+        Ok(true) => false,
+        Ok(false) => await_on(connection, sent, limit)?,
+        Err(violation) => return Err(without_reply(connection, sent, limit, Err(violation))),
+    };
+    let Some(reply) = connection.control.cell(sent.cell).read_short_reply() else {
+        return receive(connection, sent, slept);
+    };
+    connection.pace.note(reply.hints, cpus);
+    connection.pace.replied(0);
+    connection.finish(sent, slept, false);
+    Ok(Reply::short(reply.status, reply.body))
 }
 
 /// The rest of a wait that was not over at once.
@@ -148,32 +159,18 @@ fn without_reply(
     connection.end_error(sent.turn)
 }
 
-/// Turns what stands in the cell into a reply or a failure.
+/// Turns what stands in the cell into a reply or a failure, where that is no short reply.
+#[inline(never)]
 fn receive(connection: &Shared, sent: Sent, slept: bool) -> Result<Reply, CallError> {
-    receive_taken(connection, sent, slept, take_reply(connection, sent)?)
-}
-
-/// Reads what stands in the cell.
-#[inline(always)]
-pub(super) fn take_reply(connection: &Shared, sent: Sent) -> Result<TakenReply, CallError> {
-    match connection.control.cell(sent.cell).read_reply() {
-        Ok(taken) => {
-            connection.pace.note(taken.head.hints(), cpus);
-            connection.pace.replied(if let Body::Far(place) = taken.body { place.len } else { 0 });
-            Ok(taken)
-        }
-        Err(violation) => Err(without_reply(connection, sent, &Limit::NONE, Err(violation))),
-    }
-}
-
-/// Turns what was read into a reply or a failure.
-#[inline]
-pub(super) fn receive_taken(
-    connection: &Shared,
-    sent: Sent,
-    slept: bool,
-    TakenReply { head, word: status, body }: TakenReply,
-) -> Result<Reply, CallError> {
+    let TakenReply { head, word: status, body } =
+        match connection.control.cell(sent.cell).read_reply() {
+            Ok(taken) => taken,
+            Err(violation) => {
+                return Err(without_reply(connection, sent, &Limit::NONE, Err(violation)));
+            }
+        };
+    connection.pace.note(head.hints(), cpus);
+    connection.pace.replied(if let Body::Far(place) = body { place.len } else { 0 });
     match body {
         Body::Inline(inline) => {
             connection.finish(sent, slept, false);

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use callgate_proto::cell::Doorbell;
-use callgate_proto::pace::{Gap, WorkerPace, YieldBan, YieldHabit};
+use callgate_proto::pace::{Gaps, SizeClass, WorkerPace, YieldBan, YieldHabit};
 use callgate_sys::collections::HashMap;
 use callgate_sys::poller::Event;
 use callgate_sys::{clock, process, thread};
@@ -66,7 +66,9 @@ pub(super) struct Worker<H> {
     cpu_hint: u64,
     /// The process whose call the handler has.
     handling: Option<u32>,
-    gap: Gap,
+    gaps: Gaps,
+    /// What the last call moved.
+    size: SizeClass,
     habit: YieldHabit,
     /// Whether the last pass had calls.
     passed_with_work: bool,
@@ -101,7 +103,8 @@ impl<H: Handler> Worker<H> {
             looked_ns: 0,
             cpu_hint: 0,
             handling: None,
-            gap: Gap::default(),
+            gaps: Gaps::default(),
+            size: SizeClass::SHORT,
             habit: YieldHabit::default(),
             passed_with_work: false,
             gave_way: 0,
@@ -195,6 +198,7 @@ impl<H: Handler> Worker<H> {
             self.handling = None;
             handled?;
             // Now, when nobody waits for it.
+            self.size = SizeClass::of(taken.request.body.len());
             self.pace.served(taken.request.head.think, taken.request.body.len());
             if count % 4 == 3 {
                 let now_ns = clock::now_ns();

@@ -60,8 +60,7 @@ impl Connection {
         match submit.out.place(len) {
             Placing::Placed(block) => {
                 let placed = submit.placed(block);
-                // Before the lock is given back, which waits for all stores before it: so that these fetches overlap.
-                process::will_write_bytes(placed.1);
+                // Now, so that it comes while the payload is written.
                 process::will_write(self.control.cell(submit.submitter.next_cell()));
                 Ok(placed)
             }

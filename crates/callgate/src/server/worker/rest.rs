@@ -115,7 +115,7 @@ impl<H: Handler> Worker<H> {
         if rest.began_ns != 0 {
             self.pace.paid();
         } else if self.active.len() == 1 && rest.yielded_ns.is_none() {
-            self.gap = self.gap.found(rest.passes);
+            self.gaps[self.size] = self.gaps[self.size].found(self.size, rest.passes);
         }
         // Each time, not now and then: the gap is learned best where all calls take the same way.
         let now_ns = clock::now_ns();
@@ -137,7 +137,7 @@ impl<H: Handler> Worker<H> {
             && !self.habit.yields_first()
             && !self.pace.sleeps_at_once(self.shared.wait)
         {
-            process::pause_ns(self.gap.ns());
+            process::pause_ns(self.gaps[self.size].ns());
         }
     }
 
