@@ -129,7 +129,11 @@ const SOCKET_SUFFIX: &str = ".sock";
 const LOCK_SUFFIX: &str = ".lock";
 
 fn directory_error(error: sys::DirError) -> EndpointError {
-    EndpointError::Directory(error.to_string())
+    let source = std::error::Error::source(&error);
+    EndpointError::Directory(match source {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    })
 }
 
 impl fmt::Display for Endpoint {

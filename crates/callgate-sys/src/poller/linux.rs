@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use callgate_points::at;
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::{EVENTS_MAX, Event};
 use crate::clock;
@@ -177,8 +177,11 @@ impl Waker {
     /// Makes it readable. Never blocks; waking one that is awake does nothing. Any thread may call
     /// it.
     pub fn wake(&self) {
-        // It can only fail when the counter is full, and then it is readable.
-        let _ = at!("sys.poller.wake", rustix::io::write(&self.0, &1u64.to_ne_bytes()));
+        // Beyond that it can only fail when the counter is full, and then it is readable.
+        let _ = at!(
+            "sys.poller.wake",
+            retry_on_intr(|| rustix::io::write(&self.0, &1u64.to_ne_bytes()))
+        );
     }
 
     /// Makes it unreadable again: what was woken before is forgotten. Never blocks.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use callgate_points::at;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
@@ -96,8 +96,13 @@ impl Socket {
         match at!("sys.socket.recv", self.recv_now(buf)) {
             Ok((fd, message)) => {
                 let surplus = message.flags.contains(ReturnFlags::CTRUNC);
-                if message.bytes == 0 && fd.is_none() && !surplus && self.is_closed() {
-                    return Err(RecvError::Closed);
+                if message.bytes == 0 && fd.is_none() && !surplus {
+                    // The end, or an empty message, of which the peer is to blame: so it must be known which.
+                    match self.has_hung_up() {
+                        Ok(true) => return Err(RecvError::Closed),
+                        Ok(false) => {}
+                        Err(error) => return Err(RecvError::Os(error.into())),
+                    }
                 }
                 // There is room for one. The kernel says "truncated" when more came, and when the one could not be opened.
                 let lost_fd = surplus && fd.is_none();
@@ -170,11 +175,16 @@ impl Socket {
     /// What it sent before may still be there to receive. A child that the peer forked may hold the
     /// connection open after its death: a [`crate::process::PidFd`] tells that.
     pub fn is_closed(&self) -> bool {
+        self.has_hung_up().unwrap_or(false)
+    }
+
+    fn has_hung_up(&self) -> Result<bool, Errno> {
         let mut fds = [PollFd::new(&self.0, PollFlags::RDHUP)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let polled = at!("sys.socket.poll_closed", poll(&mut fds, Some(&now)));
+        // A signal ends even a poll that does not wait.
+        at!("sys.socket.poll_closed", retry_on_intr(|| poll(&mut fds, Some(&now))))?;
         let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR | PollFlags::NVAL;
-        polled.is_ok() && fds[0].revents().intersects(gone)
+        Ok(fds[0].revents().intersects(gone))
     }
 
     /// Ends the connection in both directions, whoever else holds the descriptor: the peer sees it hang up.

@@ -178,7 +178,13 @@ fn hear_answer(
                 }
                 continue;
             }
-            Err(RecvError::Closed | RecvError::Os(_)) => return Err(not_running(path)),
+            Err(RecvError::Closed) => return Err(not_running(path)),
+            Err(RecvError::Os(source)) => {
+                return Err(CallError::Os {
+                    what: "cannot receive from the server".into(),
+                    source,
+                });
+            }
         };
         let violated = |violation| CallError::ProtocolViolation { guilty: Side::Server, violation };
         if received.fd.is_some() || received.extra_fds > 0 {

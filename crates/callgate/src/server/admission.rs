@@ -15,7 +15,7 @@ use callgate_sys::endpoint::Listener;
 use callgate_sys::poller::Waker;
 use callgate_sys::process::{self, Identity};
 use callgate_sys::shm::{Control, MemFd, Rejected};
-use callgate_sys::socket::{RecvError, Socket};
+use callgate_sys::socket::{RecvError, SendError, Socket};
 use callgate_sys::{clock, thread};
 
 use super::connection::Connection;
@@ -143,7 +143,15 @@ impl Admission {
     }
 
     fn begin(&mut self, socket: Socket) {
-        let Ok(caller) = socket.peer() else { return };
+        let caller = match socket.peer() {
+            Ok(caller) => caller,
+            Err(error) => {
+                self.count_refusal();
+                tracing::warn!(%error, "cannot tell who connects");
+                refuse(&socket, Refusal(Reason::Exhausted, 0));
+                return;
+            }
+        };
         if !self.may_use(caller) {
             self.count_refusal();
             tracing::warn!(pid = caller.pid, uid = caller.uid, "a user was refused");
@@ -230,8 +238,16 @@ impl Admission {
         let received = match half_open.socket.recv(&mut buffer) {
             Ok(received) => received,
             Err(RecvError::Empty) => return,
-            Err(RecvError::Closed | RecvError::Os(_)) => {
+            Err(RecvError::Closed) => {
                 self.half_open.remove(&token);
+                return;
+            }
+            Err(RecvError::Os(error)) => {
+                tracing::warn!(%error, "cannot receive from a new client");
+                if let Some(half_open) = self.half_open.remove(&token) {
+                    self.count_refusal();
+                    refuse(&half_open.socket, Refusal(Reason::Exhausted, 0));
+                }
                 return;
             }
         };
@@ -258,8 +274,7 @@ impl Admission {
         };
         match hello.ask {
             Some(Ask::Status) if received.fd.is_none() => {
-                let status = Answer::Status(self.shared.status());
-                let _ = socket.send(status.encode(Versions::OURS).as_bytes(), None);
+                answer(&socket, &Answer::Status(self.shared.status()), Versions::OURS);
             }
             Some(Ask::Connect { cells, control, quota }) => {
                 let wanted = Wanted { version, cells, control, quota, fd: received.fd };
@@ -359,10 +374,9 @@ impl Admission {
             in_flight: limits.in_flight,
         };
         let version = Versions { low: version, high: version };
-        let answer = Answer::Welcome(welcome).encode(version);
         tracing::info!(pid = caller.pid, uid = caller.uid, "client connected");
-        if connection.socket.send(answer.as_bytes(), None).is_err() {
-            // Gone already; the worker's poller says so too.
+        if !answer(&connection.socket, &Answer::Welcome(welcome), version) {
+            // Gone already, or told; the worker's poller says so too.
             connection.socket.shutdown();
         }
     }
@@ -389,6 +403,19 @@ fn leave_with(desk: &Desk, admitted: Admitted) -> Result<(), Reason> {
     }
     inbox.push(admitted);
     Ok(())
+}
+
+/// Sends an answer; where the system lacks memory for it, a refusal that says so. False when the client did not get it.
+fn answer(socket: &Socket, answer: &Answer, versions: Versions) -> bool {
+    match socket.send(answer.encode(versions).as_bytes(), None) {
+        Ok(()) => true,
+        Err(SendError::Closed) => false,
+        Err(error) => {
+            tracing::warn!(%error, "cannot answer a client");
+            refuse(socket, Refusal(Reason::Exhausted, 0));
+            false
+        }
+    }
 }
 
 fn refuse(socket: &Socket, Refusal(reason, limit): Refusal) {

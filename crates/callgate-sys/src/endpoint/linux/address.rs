@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use callgate_points::at;
 use rustix::fs::{CWD, Mode, OFlags, Stat, openat};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::SocketAddrUnix;
 
 /// The most bytes of a path that a socket address takes, the ending zero not counted.
@@ -31,7 +31,10 @@ impl Folder {
             _ => Path::new("."),
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = at!("sys.endpoint.open_folder", openat(CWD, parent, flags, Mode::empty()))?;
+        let fd = at!(
+            "sys.endpoint.open_folder",
+            retry_on_intr(|| openat(CWD, parent, flags, Mode::empty()))
+        )?;
         Ok((Folder { fd, path: parent.to_owned() }, name))
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use callgate_points::at;
 use rustix::fs::{CWD, Mode, OFlags, fstat, mkdirat, openat};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::endpoint::DirError;
 use crate::process::uid;
@@ -55,7 +55,7 @@ impl Places {
     }
 
     fn private_dir(&self, create: bool) -> Result<PathBuf, DirError> {
-        let path = self.path();
+        let path = self.path()?;
         if create {
             match at!("sys.endpoint.mkdir", mkdirat(CWD, &path, Mode::RWXU)) {
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -70,35 +70,41 @@ impl Places {
         Ok(path)
     }
 
-    fn path(&self) -> PathBuf {
-        let xdg = self
-            .xdg_runtime_dir
-            .as_deref()
-            .filter(|base| base.is_absolute() && self.is_safe_base(base));
-        if let Some(base) = xdg {
-            return base.join("callgate");
+    fn path(&self) -> Result<PathBuf, DirError> {
+        if let Some(base) = self.xdg_runtime_dir.as_deref().filter(|base| base.is_absolute())
+            && self.is_safe_base(base)?
+        {
+            return Ok(base.join("callgate"));
         }
         let base = self.run_user.join(self.uid.to_string());
-        if self.is_safe_base(&base) {
-            return base.join("callgate");
+        if self.is_safe_base(&base)? {
+            return Ok(base.join("callgate"));
         }
-        self.tmp.join(format!("callgate-{}", self.uid))
+        Ok(self.tmp.join(format!("callgate-{}", self.uid)))
     }
 
-    /// A folder of ours that others can't write to.
-    fn is_safe_base(&self, base: &Path) -> bool {
-        let Ok(meta) = std::fs::metadata(base) else {
-            return false;
-        };
+    /// A folder of ours that others can't write to. An error where that can't be told: another
+    /// process may be able to, and would take another place.
+    fn is_safe_base(&self, base: &Path) -> Result<bool, DirError> {
+        use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
         use std::os::unix::fs::MetadataExt;
-        meta.is_dir() && meta.uid() == self.uid && meta.mode() & 0o022 == 0
+        match std::fs::metadata(base) {
+            Ok(meta) => Ok(meta.is_dir() && meta.uid() == self.uid && meta.mode() & 0o022 == 0),
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => {
+                Ok(false)
+            }
+            Err(source) => Err(DirError::Os { call: "stat", path: base.to_owned(), source }),
+        }
     }
 
     /// The proof. In `/tmp` anybody may have made the name first, so no link is followed and the
     /// open folder is asked.
     fn verify(&self, path: &Path) -> Result<(), DirError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let folder = at!("sys.endpoint.open_private", openat(CWD, path, flags, Mode::empty()));
+        let folder = at!(
+            "sys.endpoint.open_private",
+            retry_on_intr(|| openat(CWD, path, flags, Mode::empty()))
+        );
         let folder = folder.map_err(|error| match error {
             Errno::NOTDIR | Errno::LOOP => DirError::NotADirectory { path: path.to_owned() },
             error => failed("open", path, error),

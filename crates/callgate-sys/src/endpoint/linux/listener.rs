@@ -12,7 +12,7 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, chmodat, chownat, fstat, openat,
     renameat, renameat_with, statat, unlinkat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, accept_with, bind as bind_to, listen, socket_with,
 };
@@ -248,7 +248,7 @@ impl Site<'_> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = at!(
             "sys.endpoint.open_temporary",
-            openat(&self.folder.fd, self.temporary, flags, Mode::empty())
+            retry_on_intr(|| openat(&self.folder.fd, self.temporary, flags, Mode::empty()))
         )
         .map_err(os("open"))?;
         let stat = fstat(&file).map_err(os("fstat"))?;

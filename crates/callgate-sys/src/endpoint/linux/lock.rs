@@ -14,7 +14,7 @@ use callgate_points::at;
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, fcntl_lock, fstat, openat, statat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use super::address::{FileId, Folder, file_id};
@@ -53,7 +53,7 @@ impl InstanceLock {
             OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mode = Mode::RUSR | Mode::WUSR;
         let fd = TrackedFd::open(|| {
-            at!("sys.endpoint.open_lock", openat(&folder.fd, name, flags, mode))
+            at!("sys.endpoint.open_lock", retry_on_intr(|| openat(&folder.fd, name, flags, mode)))
         });
         let fd = fd.map_err(|e| LockError::Os("open", e))?;
         let stat = fstat(&fd).map_err(|e| LockError::Os("fstat", e))?;
@@ -102,7 +102,8 @@ fn take(fd: BorrowedFd<'_>) -> Result<(), LockError> {
 
 /// Who holds the lock, 0 for somebody whom the kernel can't name here.
 fn asked(fd: BorrowedFd<'_>) -> Result<Option<u32>, Errno> {
-    let lock = at!("sys.endpoint.getlk", fcntl_getlk(fd, &Flock::from(FlockType::WriteLock)))?;
+    let wanted = Flock::from(FlockType::WriteLock);
+    let lock = at!("sys.endpoint.getlk", retry_on_intr(|| fcntl_getlk(fd, &wanted)))?;
     Ok(lock.map(|lock| lock.pid.map_or(0, |pid| pid.as_raw_nonzero().get() as u32)))
 }
 
@@ -129,7 +130,7 @@ pub fn holder(lock_path: &Path) -> io::Result<Option<u32>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let fd = match at!(
         "sys.endpoint.open_lock_to_ask",
-        openat(&folder.fd, name, flags, Mode::empty())
+        retry_on_intr(|| openat(&folder.fd, name, flags, Mode::empty()))
     ) {
         Err(Errno::NOENT) => return Ok(None),
         result => result?,

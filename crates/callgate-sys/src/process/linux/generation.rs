@@ -9,6 +9,9 @@ use crate::shm::page_size;
 /// Stands in for the page until there is one: always zero, so nothing is current then.
 static NO_PAGE: AtomicU32 = AtomicU32::new(0);
 
+/// Holds the token where no page can be had for it: then the fork handler alone wipes it.
+static SPARE: AtomicU32 = AtomicU32::new(0);
+
 /// The word that holds the token, in a page that the kernel wipes in a forked child.
 ///
 /// Writer: the first [`generation`] of a process. Once it points to the page it never changes
@@ -21,9 +24,9 @@ static HIGHEST: AtomicU32 = AtomicU32::new(0);
 
 #[inline]
 fn word() -> &'static AtomicU32 {
-    // SAFETY: WORD points to NO_PAGE or to the page that `set_up` mapped; neither is ever unmapped,
-    // and each holds an aligned AtomicU32. `set_up` publishes an address whose memory the kernel
-    // had zeroed before, so Relaxed is enough.
+    // SAFETY: WORD points to NO_PAGE, to SPARE, or to the page that `set_up` mapped; none is ever
+    // unmapped, and each holds an aligned AtomicU32. `set_up` publishes an address whose memory the
+    // kernel had zeroed before, so Relaxed is enough.
     unsafe { &*WORD.load(Relaxed) }
 }
 
@@ -74,14 +77,19 @@ fn set_up() {
             MapFlags::PRIVATE,
         )
     };
-    let page = page.expect("one page of memory for the process token");
+    // No lock around this: a fork in the middle would leave it locked in the child for ever.
+    let none = (&raw const NO_PAGE).cast_mut();
+    let Ok(page) = page else {
+        // No memory, or as many mappings as a process may have.
+        let spare = (&raw const SPARE).cast_mut();
+        let _ = WORD.compare_exchange(none, spare, Relaxed, Relaxed);
+        return;
+    };
     // A kernel that refuses (some emulations do) is made up for by the fork handler, which calls
     // `wipe`.
     // SAFETY: the advice changes only what a child sees of this page, and a zeroed AtomicU32 is
     // valid.
     let _ = unsafe { madvise(page, size, Advice::LinuxWipeOnFork) };
-    // No lock around this: a fork in the middle would leave it locked in the child for ever.
-    let none = (&raw const NO_PAGE).cast_mut();
     if WORD.compare_exchange(none, page.cast(), Relaxed, Relaxed).is_err() {
         // SAFETY: another thread was first; nobody has seen this page.
         let _ = unsafe { munmap(page, size) };

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use callgate_points::at;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{PidfdFlags, pidfd_open};
 
@@ -62,7 +62,8 @@ impl PidFd {
     pub fn is_dead(&self) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let polled = at!("sys.process.poll_pidfd", poll(&mut fds, Some(&now)));
+        // A signal ends even a poll that does not wait.
+        let polled = at!("sys.process.poll_pidfd", retry_on_intr(|| poll(&mut fds, Some(&now))));
         polled.is_ok() && fds[0].revents().intersects(PollFlags::IN | PollFlags::HUP)
     }
 }

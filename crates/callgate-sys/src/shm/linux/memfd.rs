@@ -8,7 +8,7 @@ use rustix::fs::{
     FallocateFlags, MemfdFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_get_seals,
     fstat, fstatfs, ftruncate, memfd_create, seek,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::process::TrackedFd;
 use crate::shm::Rejected;
@@ -29,7 +29,7 @@ impl MemFd {
         let size = u64::try_from(len).ok().filter(|&size| size > 0 && i64::try_from(size).is_ok());
         let size = size.ok_or(io::ErrorKind::InvalidInput)?;
         let fd = MemFd(TrackedFd::open(open)?);
-        at!("sys.shm.ftruncate", ftruncate(&fd.0, size))?;
+        at!("sys.shm.ftruncate", retry_on_intr(|| ftruncate(&fd.0, size)))?;
         Ok(fd)
     }
 
@@ -69,7 +69,8 @@ impl MemFd {
         if !have.contains(want) {
             return Err(Rejected::MissingSeals { have: have.bits(), want: want.bits() });
         }
-        let statfs = at!("sys.shm.fstatfs", fstatfs(&self.0)).map_err(|e| failed("fstatfs", e))?;
+        let statfs = at!("sys.shm.fstatfs", retry_on_intr(|| fstatfs(&self.0)));
+        let statfs = statfs.map_err(|e| failed("fstatfs", e))?;
         let magic = statfs.f_type as u64;
         if magic != TMPFS_MAGIC {
             return Err(Rejected::NotTmpfs { magic });
