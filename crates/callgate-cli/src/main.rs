@@ -1,39 +1,7 @@
 //! The `callgate` program: reads the command line, runs one subcommand, exits with its code.
-#![deny(unsafe_op_in_unsafe_fn)]
-#![warn(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
-#![cfg_attr(test, allow(clippy::unwrap_used))]
-
-mod bench;
-mod call;
-mod cli;
-mod completions;
-mod connect;
-mod demo;
-mod duration;
-mod errors;
-mod exit;
-mod ls;
-mod output;
-mod ping;
-mod progress;
-mod scratch;
-mod serve;
-mod signal;
-mod stat;
-mod worker;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    match cli::Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            if !failure.message.is_empty() {
-                output::complain(output::BAD, &failure.message);
-            }
-            ExitCode::from(failure.code)
-        }
-    }
+    callgate_cli::run()
 }

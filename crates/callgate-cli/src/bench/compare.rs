@@ -85,6 +85,11 @@ pub fn run(args: &CompareArgs) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
+/// What `bench compare` prints of two reports.
+pub fn text(old: &Report, new: &Report) -> String {
+    compare(old, new).render()
+}
+
 fn compare(old: &Report, new: &Report) -> Comparison {
     let find = |report: &Report, row: &Row| {
         let same = |other: &&Row| other.situation == row.situation && other.figure == row.figure;

@@ -42,7 +42,11 @@ pub fn read(path: &Path) -> Result<Report, Failure> {
         .map_err(|what| Failure::new(Code::Usage, format_args!("{}: {what}", path.display())))
 }
 
-fn parse(text: &str) -> Result<Report, String> {
+/// Reads the text of a report.
+///
+/// # Errors
+/// Says why it is none.
+pub fn parse(text: &str) -> Result<Report, String> {
     let no_report = |error| format!("not a report of `bench --json`: {error}");
     // The format comes first: fields of another one would be called missing.
     let Format { format } = serde_json::from_str(text).map_err(no_report)?;

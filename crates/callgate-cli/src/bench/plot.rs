@@ -44,6 +44,11 @@ pub fn run(args: &PlotArgs) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
+/// Length of all drawings of a report, in bytes.
+pub fn len(report: &Report) -> usize {
+    charts(report).iter().map(|(_, chart)| chart.render().len()).sum()
+}
+
 /// All charts of a report, with the names of their files.
 fn charts(report: &Report) -> Vec<(String, Chart)> {
     let mut charts: Vec<(String, Chart)> = Vec::new();

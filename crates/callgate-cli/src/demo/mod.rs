@@ -4,7 +4,7 @@
 mod chaos;
 pub mod client;
 mod crew;
-mod message;
+pub mod message;
 mod report;
 pub mod server;
 mod tally;
