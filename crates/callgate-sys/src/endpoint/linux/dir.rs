@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use callgate_points::at;
-use rustix::fs::{CWD, Mode, OFlags, fstat, mkdirat, openat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, mkdirat, statat};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::endpoint::DirError;
@@ -97,19 +97,20 @@ impl Places {
         }
     }
 
-    /// The proof. In `/tmp` anybody may have made the name first, so no link is followed and the
-    /// open folder is asked.
+    /// The proof. In `/tmp` anybody may have made the name first, so no link is followed. What is ours
+    /// there nobody else can rename or replace: its folder is sticky.
     fn verify(&self, path: &Path) -> Result<(), DirError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let folder = at!(
-            "sys.endpoint.open_private",
-            retry_on_intr(|| openat(CWD, path, flags, Mode::empty()))
+        let looked = at!(
+            "sys.endpoint.stat_private",
+            retry_on_intr(|| statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW))
         );
-        let folder = folder.map_err(|error| match error {
+        let stat = looked.map_err(|error| match error {
             Errno::NOTDIR | Errno::LOOP => DirError::NotADirectory { path: path.to_owned() },
-            error => failed("open", path, error),
+            error => failed("stat", path, error),
         })?;
-        let stat = fstat(&folder).map_err(|error| failed("fstat", path, error))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return Err(DirError::NotADirectory { path: path.to_owned() });
+        }
         let mode = stat.st_mode as u32 & 0o7777;
         if stat.st_uid != self.uid {
             return Err(DirError::WrongOwner {
