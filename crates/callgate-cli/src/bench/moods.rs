@@ -18,8 +18,9 @@ use super::side::{Side, Team};
 use super::stats::{Judged, ROUNDS_MIN, Verdict, judge, median};
 use crate::exit::{Doing, Failure};
 
-/// Trips of a look: a third of a millisecond on neighbours.
-const TRIPS: u64 = 3_000;
+/// How long a look takes: thousands of trips of neighbours. However few they are on a machine that
+/// is busy otherwise, it takes no longer.
+const LOOK: Duration = Duration::from_micros(400);
 
 /// Two groups of looks lie apart by this factor at the least; so do looks in a round that is thrown
 /// away. Noise and clock speeds that rise under load do less, another core or cache does more.
@@ -44,7 +45,7 @@ impl Probe {
     /// # Errors
     /// When a process of it has ended.
     pub fn look(&mut self) -> Result<f64, Failure> {
-        let pace = Pace { least: TRIPS, time: Duration::ZERO, ..Pace::default() };
+        let pace = Pace { time: LOOK, ..Pace::default() };
         let round = self.0.round(pace).map_err(|failure| failure.of(self.0.name()))?;
         Ok(round.p50())
     }
