@@ -88,8 +88,10 @@ impl Arena {
 }
 
 /// Bytes that a payload of `len` occupies: whole lines, at least one.
+#[inline]
 fn footprint(len: u64) -> Option<u64> {
-    len.max(1).checked_next_multiple_of(LINE as u64)
+    const REST: u64 = LINE as u64 - 1;
+    Some(len.max(1).checked_add(REST)? & !REST)
 }
 
 /// A payload's place together with what is needed to give it back.
@@ -98,6 +100,16 @@ pub struct Block {
     slot: usize,
     /// Where the payload lies, as it is told to the receiver.
     pub place: Place,
+}
+
+impl Block {
+    /// The same room for a payload of another length, if that takes exactly as much.
+    #[inline]
+    #[must_use]
+    pub fn again(self, len: u64) -> Option<Self> {
+        let fits = footprint(len).is_some_and(|room| Some(room) == footprint(self.place.len));
+        fits.then_some(Self { place: Place { len, ..self.place }, ..self })
+    }
 }
 
 /// What [`Outgoing::place`] found.
@@ -275,6 +287,19 @@ mod tests {
             }
             Placing::Full => panic!("full"),
         }
+    }
+
+    #[test]
+    fn a_block_serves_again_where_the_room_is_the_same() {
+        let mut outgoing = Outgoing::new(1 << 20, 64, 4096);
+        let block = grown(&mut outgoing, 100);
+        let again = block.again(128).expect("two lines, too");
+        assert_eq!((again.place.offset, again.place.len), (block.place.offset, 128));
+        for len in [0, 64, 129, u64::MAX] {
+            assert_eq!(block.again(len), None);
+        }
+        outgoing.give_back(again);
+        assert!(outgoing.is_unused());
     }
 
     #[test]

@@ -172,6 +172,12 @@ pub enum Body {
     Far(Place),
 }
 
+impl Default for Body {
+    fn default() -> Self {
+        Self::Inline(Inline::EMPTY)
+    }
+}
+
 impl Body {
     /// Payload length in bytes, as the sender states it.
     #[must_use]
@@ -190,23 +196,6 @@ impl Body {
     }
 
     #[inline]
-    fn head_bits(&self) -> u64 {
-        match self {
-            Self::Inline(inline) => u64::from(inline.len) << LENGTH_SHIFT,
-            Self::Far(_) => FAR,
-        }
-    }
-
-    /// The body words to store.
-    #[inline]
-    pub(crate) fn words(&self) -> [u64; 6] {
-        match self {
-            Self::Inline(inline) => inline.words,
-            Self::Far(place) => [u64::from(place.region), place.offset, place.len, 0, 0, 0],
-        }
-    }
-
-    #[inline]
     pub(crate) fn from_words(head: u64, words: [u64; 6]) -> Result<Self, Violation> {
         let len = (head >> LENGTH_SHIFT) & LENGTH_MASK;
         if head & FAR == 0 {
@@ -222,6 +211,25 @@ impl Body {
             .map_err(|_| Violation::new("place.region", words[0], u64::from(u32::MAX)))?;
         Ok(Self::Far(Place { region, offset: words[1], len: words[2] }))
     }
+
+    /// Reads what a cell with this head carries to where it is wanted, each word loaded once, if that is what most requests
+    /// are: short, and with a head that makes sense. Else false: [`RequestHead::decode`] and [`Body::from_words`] tell.
+    #[inline(always)]
+    pub(crate) fn read_short(&mut self, head: u64, slots: &[AtomicU64; 6]) -> bool {
+        // One comparison: what a short one has as zeros stands next to its length, and above.
+        let len = head >> LENGTH_SHIFT & (LENGTH_MASK | (FAR | REQUEST_ZERO) >> LENGTH_SHIFT);
+        if len > INLINE_MAX as u64 {
+            return false;
+        }
+        *self = Self::Inline(Inline { words: load(slots), len: len as u8 });
+        true
+    }
+}
+
+/// Copies a cell's body into private memory, each word loaded once.
+#[inline(always)]
+pub(crate) fn load(slots: &[AtomicU64; 6]) -> [u64; 6] {
+    std::array::from_fn(|at| slots[at].load(Ordering::Relaxed))
 }
 
 /// A payload on its way into a cell.
@@ -234,6 +242,7 @@ pub enum Content<'a> {
 }
 
 impl<'a> From<&'a Body> for Content<'a> {
+    #[inline]
     fn from(body: &'a Body) -> Self {
         match body {
             Body::Inline(inline) => Self::Short(inline.bytes()),
@@ -259,6 +268,13 @@ impl Content<'_> {
         self.len() == 0
     }
 
+    /// Whether the cell has it all.
+    #[must_use]
+    #[inline]
+    pub fn is_short(&self) -> bool {
+        matches!(self, Self::Short(_))
+    }
+
     #[inline(always)]
     fn head_bits(&self) -> u64 {
         match self {
@@ -272,14 +288,16 @@ impl Content<'_> {
     pub(crate) fn store(self, body: &[AtomicU64; 6]) {
         match self {
             Self::Short(bytes) => {
-                let (words, rest) = bytes[..bytes.len().min(INLINE_MAX)].as_chunks::<8>();
-                for (slot, word) in body.iter().zip(words) {
+                let mut rest = &bytes[..bytes.len().min(INLINE_MAX)];
+                for slot in body {
+                    let Some((word, after)) = rest.split_first_chunk::<8>() else {
+                        if !rest.is_empty() {
+                            slot.store(last_word(bytes, rest.len()), Ordering::Relaxed);
+                        }
+                        break;
+                    };
                     slot.store(u64::from_le_bytes(*word), Ordering::Relaxed);
-                }
-                if !rest.is_empty()
-                    && let Some(slot) = body.get(words.len())
-                {
-                    slot.store(last_word(bytes, rest.len()), Ordering::Relaxed);
+                    rest = after;
                 }
             }
             Self::Far(place) => {
@@ -334,7 +352,7 @@ impl Think {
 }
 
 /// The head word of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestHead {
     /// The method number that the caller chose.
     pub method: u32,
@@ -358,11 +376,16 @@ impl RequestHead {
         if head & REQUEST_ZERO != 0 {
             return Err(Violation::new("head.zero", head & REQUEST_ZERO, 0));
         }
-        Ok(Self {
+        Ok(Self::of(head))
+    }
+
+    #[inline(always)]
+    pub(crate) fn of(head: u64) -> Self {
+        Self {
             method: (head >> HIGH_SHIFT) as u32,
             next: head as u16,
             think: Think(((head >> THINK_SHIFT) & 0xf) as u8),
-        })
+        }
     }
 }
 
@@ -397,11 +420,11 @@ pub struct ReplyHead {
 }
 
 impl ReplyHead {
-    #[inline]
-    pub(crate) fn encode(self, body: &Body) -> u64 {
+    #[inline(always)]
+    pub(crate) fn encode(self, content: Content<'_>) -> u64 {
         (self.cpu.map_or(0, |cpu| u64::from(cpu) + 1) << HIGH_SHIFT)
             | if self.failure { FAILURE } else { 0 }
-            | body.head_bits()
+            | content.head_bits()
             | u64::from(self.active)
     }
 
@@ -466,8 +489,7 @@ mod tests {
             prop_assert_eq!(count, room.min(bytes.len()));
             prop_assert_eq!(&out[..count], &bytes[..count]);
             prop_assert!(out[count..].iter().all(|byte| *byte == 0xee), "no byte beyond");
-            let words = Body::Inline(inline).words();
-            prop_assert!(words[bytes.len().div_ceil(8)..].iter().all(|word| *word == 0));
+            prop_assert!(inline.words[bytes.len().div_ceil(8)..].iter().all(|word| *word == 0));
         }
 
         /// Loom's atomics work inside of a model only.
@@ -488,15 +510,37 @@ mod tests {
             let head = RequestHead { method, next, think: Think::from_ns(ns) };
             let word = head.encode((&body).into());
             prop_assert_eq!(RequestHead::decode(word), Ok(head));
-            let back = Body::from_words(word, body.words()).expect("own encoding");
+            let back = Body::from_words(word, [7; 6]).expect("own encoding");
             prop_assert_eq!(back.len(), len as u64);
+        }
+
+        /// The short way says the same as the long one.
+        #[cfg(not(loom))]
+        #[test]
+        fn requests_are_short_where_the_long_way_says_so(
+            head: u64,
+            clear in any::<bool>(),
+            words: [u64; 6],
+        ) {
+            let head = if clear { head & !(FAR | REQUEST_ZERO) } else { head };
+            let mut short = Body::default();
+            let is_short = short.read_short(head, &words.map(AtomicU64::new));
+            let long = RequestHead::decode(head).and_then(|_| Body::from_words(head, words));
+            match long {
+                Ok(Body::Inline(inline)) => {
+                    let Body::Inline(short) = short else { panic!("short") };
+                    prop_assert!(is_short);
+                    prop_assert_eq!(short.bytes(), inline.bytes());
+                }
+                _ => prop_assert!(!is_short),
+            }
         }
 
         #[test]
         fn reply_heads_round_trip(failure: bool, active: u16, cpu in proptest::option::of(0u32..u32::MAX)) {
             let body = Body::Far(Place { region: 3, offset: 64, len: 100 });
             let head = ReplyHead { failure, active, cpu };
-            prop_assert_eq!(ReplyHead::decode(head.encode(&body)), Ok(head));
+            prop_assert_eq!(ReplyHead::decode(head.encode((&body).into())), Ok(head));
         }
 
         #[test]

@@ -30,7 +30,7 @@
 //! and decides on the copy.
 
 use crate::Violation;
-use crate::body::{Body, Content, Hints, Inline, ReplyHead, RequestHead};
+use crate::body::{Body, Content, Hints, Inline, ReplyHead, RequestHead, load};
 use crate::layout::{Cell, Detour, Header};
 use crate::sync::{AtomicU32, Ordering, fence};
 use callgate_points::at;
@@ -82,7 +82,7 @@ impl Doorbell {
 }
 
 /// The number of a call on its connection: 26 bits, wrapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turn(u32);
 
 impl Turn {
@@ -152,7 +152,7 @@ impl Deadline {
 }
 
 /// A request as the server took it: private copies only.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct TakenRequest {
     /// The decoded head word.
     pub head: RequestHead,
@@ -160,8 +160,6 @@ pub struct TakenRequest {
     pub deadline: Deadline,
     /// The payload or its place, unchecked against any region.
     pub body: Body,
-    /// Whether the caller had already given up.
-    pub cancelled: bool,
 }
 
 /// A short answer as the client took it: private copies only.
@@ -243,7 +241,7 @@ impl Cell {
     /// [`Violation`] when it makes no sense.
     #[inline(always)]
     pub fn read_reply(&self) -> Result<TakenReply, Violation> {
-        let (head, words) = self.read_body();
+        let (head, words) = (self.head.load(Ordering::Relaxed), load(&self.body));
         Ok(TakenReply {
             head: ReplyHead::decode(head)?,
             word: self.word.load(Ordering::Relaxed),
@@ -256,7 +254,7 @@ impl Cell {
     #[inline(always)]
     #[must_use]
     pub fn read_short_reply(&self) -> Option<ShortReply> {
-        let (head, words) = self.read_body();
+        let (head, words) = (self.head.load(Ordering::Relaxed), load(&self.body));
         let body = Inline::from_answer(head, words)?;
         Some(ShortReply { hints: Hints::of(head), status: self.word.load(Ordering::Relaxed), body })
     }
@@ -348,20 +346,34 @@ impl Cell {
         Err(not_this_request(state, turn))
     }
 
-    /// Reads the request that [`Cell::has_request`] saw.
+    /// Reads the request that [`Cell::has_request`] saw to where it is wanted.
     ///
     /// # Errors
-    /// [`Violation`] when it makes no sense.
+    /// [`Violation`] when it makes no sense; then `into` is worth nothing.
     #[inline(always)]
-    pub fn read_request(&self) -> Result<TakenRequest, Violation> {
-        let (head, words) = self.read_body();
-        Ok(TakenRequest {
-            head: RequestHead::decode(head)?,
-            deadline: Deadline(self.word.load(Ordering::Relaxed)),
-            body: Body::from_words(head, words)?,
-            // Relaxed: a hint, it carries no data.
-            cancelled: self.state.load(Ordering::Relaxed) & CANCEL != 0,
-        })
+    pub fn read_request(&self, into: &mut TakenRequest) -> Result<(), Violation> {
+        let head = self.head.load(Ordering::Relaxed);
+        into.head = RequestHead::of(head);
+        into.deadline = Deadline(self.word.load(Ordering::Relaxed));
+        if !into.body.read_short(head, &self.body) {
+            return self.read_long_request(head, into);
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn read_long_request(&self, head: u64, into: &mut TakenRequest) -> Result<(), Violation> {
+        into.head = RequestHead::decode(head)?;
+        into.body = Body::from_words(head, load(&self.body))?;
+        Ok(())
+    }
+
+    /// Whether the caller of the request that was read has given up already.
+    #[inline(always)]
+    #[must_use]
+    pub fn was_given_up(&self) -> bool {
+        // Relaxed: a hint, it carries no data.
+        self.state.load(Ordering::Relaxed) & CANCEL != 0
     }
 
     /// Says that the server stops polling this cell for the request of `turn`, and how to ring it.
@@ -405,8 +417,20 @@ impl Cell {
     /// Publishes a reply. Returns true when the caller sleeps on the state word and must be woken.
     #[inline(always)]
     #[must_use]
-    pub fn publish_reply(&self, turn: Turn, head: ReplyHead, word: u32, body: &Body) -> bool {
-        self.fill(word, head.encode(body), body);
+    pub fn publish_reply<'a>(
+        &self,
+        turn: Turn,
+        head: ReplyHead,
+        word: u32,
+        content: impl Into<Content<'a>>,
+    ) -> bool {
+        let content = content.into();
+        // Relaxed: the change of the state word that follows publishes all of it.
+        at!("proto.cell.fill", {
+            self.word.store(word, Ordering::Relaxed);
+            self.head.store(head.encode(content), Ordering::Relaxed);
+            content.store(&self.body);
+        });
         // A CAS, not a swap: this server's worker may have armed the cell meanwhile, for the call after this one.
         let mut seen = turn.bits() | REQUEST;
         for _ in 0..TRIES {
@@ -440,26 +464,6 @@ impl Cell {
     #[must_use]
     pub fn futex(&self) -> &AtomicU32 {
         &self.state
-    }
-
-    /// Relaxed everywhere: the change of the state word that follows publishes all of it.
-    #[inline(always)]
-    fn fill(&self, word: u32, head: u64, body: &Body) {
-        at!("proto.cell.fill", {
-            self.word.store(word, Ordering::Relaxed);
-            self.head.store(head, Ordering::Relaxed);
-            // All six words, also where fewer say something: no branch costs less than the stores that it saves.
-            for (slot, value) in self.body.iter().zip(body.words()) {
-                slot.store(value, Ordering::Relaxed);
-            }
-        });
-    }
-
-    /// Copies head and body into private memory, each word loaded once.
-    #[inline(always)]
-    fn read_body(&self) -> (u64, [u64; 6]) {
-        let head = self.head.load(Ordering::Relaxed);
-        (head, std::array::from_fn(|index| self.body[index].load(Ordering::Relaxed)))
     }
 }
 

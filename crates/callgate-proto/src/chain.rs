@@ -209,8 +209,8 @@ pub struct Deferred {
     busy: [AtomicU64; CELLS_MAX as usize / 64],
 }
 
-/// A call taken from its cell.
-#[derive(Clone, Copy)]
+/// A call taken from its cell. The default is none at all: room for one.
+#[derive(Clone, Copy, Default)]
 pub struct Taken {
     /// Turn of the call, to be given back with its reply.
     pub turn: Turn,
@@ -241,14 +241,32 @@ impl Intake {
     ///
     /// # Errors
     /// [`Violation`] when the state word, the head, the named next cell or the detour is not allowed.
-    #[inline(always)]
     pub fn take(
         &mut self,
         cells: &[Cell],
         detour: &Detour,
         deferred: &Deferred,
     ) -> Result<Option<Taken>, Violation> {
-        let there = cells[usize::from(self.cell)].has_request(self.turn, self.own);
+        let mut taken = Taken::default();
+        let cell = self.take_into(cells, detour, deferred, &mut taken)?;
+        Ok(cell.map(|_| taken))
+    }
+
+    /// As [`Intake::take`], but the call is put where it will stay: a processor is slow to move what it has just stored in
+    /// pieces of another size. Returns the call's cell.
+    ///
+    /// # Errors
+    /// As [`Intake::take`]; then `taken` is worth nothing.
+    #[inline(always)]
+    pub fn take_into<'a>(
+        &mut self,
+        cells: &'a [Cell],
+        detour: &Detour,
+        deferred: &Deferred,
+        taken: &mut Taken,
+    ) -> Result<Option<&'a Cell>, Violation> {
+        let mut cell = &cells[usize::from(self.cell)];
+        let there = cell.has_request(self.turn, self.own);
         if there != Ok(true) {
             // After a detour its old cell may hold a later call already; then the detour is seen, since it was written
             // before that call was published (EDGE request).
@@ -256,27 +274,32 @@ impl Intake {
                 return there.map(|_| None);
             }
             self.turn_off(detour, deferred)?;
-            if !cells[usize::from(self.cell)].has_request(self.turn, None)? {
+            cell = &cells[usize::from(self.cell)];
+            if !cell.has_request(self.turn, None)? {
                 return Ok(None);
             }
         }
+        // That a cell is answered was seen when another one named it. This one named itself.
         if self.own.is_some() && deferred.contains(self.cell) {
             return Err(self.no_next("cell.state (unanswered)", self.cell));
         }
-        let request = cells[usize::from(self.cell)].read_request()?;
-        let next = request.head.next;
-        if next >= self.cells {
-            return Err(self.no_next("head.next", next));
+        cell.read_request(&mut taken.request)?;
+        let next = taken.request.head.next;
+        if next != self.cell {
+            if next >= self.cells {
+                return Err(self.no_next("head.next", next));
+            }
+            if deferred.contains(next) {
+                return Err(self.no_next("head.next (unanswered)", next));
+            }
         }
-        if deferred.contains(next) {
-            return Err(self.no_next("head.next (unanswered)", next));
-        }
-        let taken = Taken { turn: self.turn, cell: self.cell, request };
+        taken.turn = self.turn;
+        taken.cell = self.cell;
         self.own = (next == self.cell).then_some(self.turn);
         self.turn = self.turn.next();
         self.number = after(self.number);
         self.cell = next;
-        Ok(Some(taken))
+        Ok(Some(cell))
     }
 
     /// Whether the next call stands elsewhere.
@@ -344,7 +367,7 @@ impl Deferred {
     /// Marks a cell as taken and unanswered. Called by the worker, before the call leaves its hands.
     pub fn insert(&self, cell: u16) {
         // Relaxed: the worker itself reads it back; handing the call to another thread orders `remove` after this.
-        self.busy[usize::from(cell) / 64].fetch_or(1 << (cell % 64), Ordering::Relaxed);
+        self.word(cell).fetch_or(1 << (cell % 64), Ordering::Relaxed);
     }
 
     /// Unmarks a cell, just before its reply is published.
@@ -352,7 +375,7 @@ impl Deferred {
         // EDGE answered (other end: `contains`): Release hands over the server's own books of the cell. An honest client
         // names it again only after it saw the reply (EDGE reply), which comes later; one that names it earlier is caught,
         // or hurts itself only.
-        self.busy[usize::from(cell) / 64].fetch_and(!(1 << (cell % 64)), Ordering::Release);
+        self.word(cell).fetch_and(!(1 << (cell % 64)), Ordering::Release);
     }
 
     /// Whether the cell's call is still unanswered.
@@ -360,7 +383,13 @@ impl Deferred {
     #[must_use]
     pub fn contains(&self, cell: u16) -> bool {
         // EDGE answered (other end: `remove`): Acquire takes over the server's books of the cell, whatever the client does.
-        self.busy[usize::from(cell) / 64].load(Ordering::Acquire) & (1 << (cell % 64)) != 0
+        self.word(cell).load(Ordering::Acquire) & (1 << (cell % 64)) != 0
+    }
+
+    #[inline]
+    fn word(&self, cell: u16) -> &AtomicU64 {
+        // Within bounds for every cell (CELLS_MAX), which the remainder tells the compiler.
+        &self.busy[usize::from(cell) / 64 % self.busy.len()]
     }
 
     /// How many calls are unanswered.

@@ -160,6 +160,12 @@ impl Incoming {
         self.bytes
     }
 
+    /// Whether the region of a place was announced.
+    #[inline]
+    pub(crate) fn knows(&self, place: Place) -> bool {
+        self.regions.iter().any(|(id, _)| *id == place.region)
+    }
+
     /// Finds the region of a place; `None` when it was not announced (yet).
     #[inline]
     pub(crate) fn find(&self, place: Place) -> Result<Option<Piece<'_>>, Violation> {

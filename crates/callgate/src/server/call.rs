@@ -1,94 +1,125 @@
 //! A call as its handler sees it, and the ways to answer it.
 
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Instant;
 
 use callgate_points::at;
 use callgate_proto::arena::Block;
-use callgate_proto::body::{Body, INLINE_MAX, Inline};
-use callgate_proto::cell::{Deadline, Turn};
+use callgate_proto::body::{Body, Content, INLINE_MAX};
 use callgate_proto::chain::Taken;
+use callgate_proto::layout::Cell;
 use callgate_sys::clock;
-use callgate_sys::shm::PayloadReader;
 
-use super::connection::Connection;
+use super::connection::{Answer, Connection};
 use crate::caller::Caller;
 use crate::error::{ReplyError, codes};
 use crate::payload::Payload;
-use crate::region::Piece;
+use crate::region::{Piece, SharedBytes};
 
 /// A call that waits for its answer.
 ///
 /// Every way out answers the caller: [`Call::reply`] and its kin with what the handler wants to say, dropping it (also by
 /// a panic of the handler) with a failure. To answer later, from any thread, take it away with [`Call::defer`].
-pub struct Call<'a> {
-    connection: Held<'a, Connection>,
-    request: Request<'a>,
-    method: u32,
-    deadline: Deadline,
-    turn: Turn,
-    cell: u16,
-    answered: bool,
-    deferred: bool,
-}
+pub struct Call<'a>(Held<'a>);
 
 /// A call that was taken away from its handler, to be answered from any thread.
 pub type Deferred = Call<'static>;
 
-enum Request<'a> {
-    /// Where the worker took it; a copy of its own would only be moved about.
-    Inline(&'a Inline),
-    Kept(Box<Inline>),
-    Far(Held<'a, PayloadReader>, Range<usize>),
+/// Two words, so that a call goes in registers from hand to hand: what it is about stays where it is.
+enum Held<'a> {
+    /// Its handler has it.
+    Running(&'a Running<'a>),
+    /// It was taken away from its handler.
+    Kept(Box<Kept>),
+    Answered,
 }
 
-/// Borrowed while the handler runs, owned once the call is deferred.
-enum Held<'a, T> {
-    Borrowed(&'a Arc<T>),
-    Owned(Arc<T>),
+/// A call as its worker keeps it while the handler runs.
+pub(super) struct Running<'a> {
+    pub(super) connection: &'a Arc<Connection>,
+    pub(super) cell: &'a Cell,
+    pub(super) taken: &'a Taken,
+    /// Where the request's bytes are when they are far; the range was checked against the region.
+    pub(super) region: Option<Piece<'a>>,
 }
 
-impl<T> Deref for Held<'_, T> {
-    type Target = Arc<T>;
+/// A call that was deferred. Once it is dropped, its answer is out.
+struct Kept {
+    connection: Arc<Connection>,
+    taken: Taken,
+    region: Option<SharedBytes>,
+}
 
-    #[inline]
-    fn deref(&self) -> &Arc<T> {
-        match self {
-            Self::Borrowed(value) => value,
-            Self::Owned(value) => value,
-        }
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.connection.deferred_ended();
     }
 }
 
-impl<T> Held<'_, T> {
-    fn own(&self) -> Held<'static, T> {
-        Held::Owned((**self).clone())
+impl Running<'_> {
+    /// Ends a call that nobody waits for.
+    #[cold]
+    pub(super) fn cancel(&self) {
+        let content = Content::Short(&[]);
+        let _ = self.publish(Answer { failure: true, word: codes::CANCELLED, content });
+    }
+
+    /// Publishes an answer: a short one, or one that was placed and pinned.
+    #[inline(always)]
+    fn publish(&self, answer: Answer<'_>) -> Result<(), ReplyError> {
+        let Self { connection, taken, .. } = self;
+        if !connection.is_usable() {
+            return Err(ReplyError::Disconnected);
+        }
+        connection.publish(self.cell, taken.turn, answer);
+        if answer.content.is_short() {
+            // Only now, when nobody waits for it: until the worker goes on nothing else is placed for this cell.
+            connection.reuse(taken.cell);
+        }
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn publish(&self, answer: Answer<'_>) -> Result<(), ReplyError> {
+        let Self { connection, taken, .. } = self;
+        if !connection.is_ours() {
+            return Err(ReplyError::Disconnected);
+        }
+        if answer.content.is_short() {
+            connection.reuse(taken.cell);
+        }
+        connection.undefer(taken.cell);
+        if connection.is_gone() {
+            return Err(ReplyError::Disconnected);
+        }
+        connection.publish(connection.control.cell(taken.cell), taken.turn, answer);
+        Ok(())
     }
 }
 
 impl<'a> Call<'a> {
-    /// `region` holds the request's bytes when they are far; the range was checked against it.
     #[inline]
-    pub(super) fn new(
-        connection: &'a Arc<Connection>,
-        taken: &'a Taken,
-        region: Option<Piece<'a>>,
-    ) -> Self {
-        let request = match (&taken.request.body, region) {
-            (Body::Inline(inline), _) => Request::Inline(inline),
-            (Body::Far(_), Some((region, range))) => Request::Far(Held::Borrowed(region), range),
-            (Body::Far(_), None) => unreachable!("the worker found the region of a far request"),
-        };
-        Self {
-            connection: Held::Borrowed(connection),
-            request,
-            method: taken.request.head.method,
-            deadline: taken.request.deadline,
-            turn: taken.turn,
-            cell: taken.cell,
-            answered: false,
-            deferred: false,
+    pub(super) fn new(running: &'a Running<'a>) -> Self {
+        Self(Held::Running(running))
+    }
+
+    #[inline]
+    fn taken(&self) -> &Taken {
+        match &self.0 {
+            Held::Running(running) => running.taken,
+            Held::Kept(kept) => &kept.taken,
+            Held::Answered => answered(),
+        }
+    }
+
+    #[inline]
+    fn connection(&self) -> &Arc<Connection> {
+        match &self.0 {
+            Held::Running(running) => running.connection,
+            Held::Kept(kept) => &kept.connection,
+            Held::Answered => answered(),
         }
     }
 
@@ -96,37 +127,48 @@ impl<'a> Call<'a> {
     #[must_use]
     #[inline]
     pub fn method(&self) -> u32 {
-        self.method
+        self.taken().request.head.method
     }
 
     /// The request's bytes.
     #[must_use]
     #[inline]
     pub fn request(&self) -> Payload<'_> {
-        match &self.request {
-            Request::Inline(inline) => Payload::private(inline),
-            Request::Kept(inline) => Payload::private(inline),
-            Request::Far(region, range) => Payload::shared(region, range.clone()),
+        match &self.taken().request.body {
+            Body::Inline(inline) => Payload::private(inline),
+            Body::Far(_) => self.far_request(),
         }
+    }
+
+    fn far_request(&self) -> Payload<'_> {
+        let (region, range) = match &self.0 {
+            Held::Running(Running { region: Some((region, range)), .. }) => (*region, range),
+            Held::Kept(kept) => match &kept.region {
+                Some(bytes) => (&bytes.region, &bytes.range),
+                None => no_region(),
+            },
+            _ => no_region(),
+        };
+        Payload::shared(region, range.clone())
     }
 
     /// Who calls, as the kernel tells.
     #[must_use]
     pub fn caller(&self) -> Caller {
-        Caller::new(self.connection.caller)
+        Caller::new(self.connection().caller)
     }
 
     /// When the caller stops waiting, to about 0.1 ms; `None` when it set no limit, or one more than a day off.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadline.decode(clock::now_ns()).map(clock::to_instant)
+        self.taken().request.deadline.decode(clock::now_ns()).map(clock::to_instant)
     }
 
     /// Whether the caller has given up or is gone: nobody waits for the answer. It still has to be given, or dropped.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        !self.connection.is_usable()
-            || self.connection.control.cell(self.cell).is_cancelled(self.turn)
+        let (connection, taken) = (self.connection(), self.taken());
+        !connection.is_usable() || connection.control.cell(taken.cell).is_cancelled(taken.turn)
     }
 
     /// Answers with status 0.
@@ -143,7 +185,16 @@ impl<'a> Call<'a> {
     /// # Errors
     /// As [`Call::reply`].
     #[inline]
-    pub fn reply_status(mut self, status: u32, bytes: &[u8]) -> Result<(), ReplyError> {
+    pub fn reply_status(self, status: u32, bytes: &[u8]) -> Result<(), ReplyError> {
+        // Most answers: here, so that no function is called.
+        if let Held::Running(running) = self.0
+            && bytes.len() <= INLINE_MAX
+        {
+            // Nothing is left to drop.
+            std::mem::forget(self);
+            let content = Content::Short(bytes);
+            return running.publish(Answer { failure: false, word: status, content });
+        }
         self.answer(false, status, bytes)
     }
 
@@ -152,7 +203,7 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// As [`Call::reply`].
-    pub fn fail(mut self, code: u32, message: &str) -> Result<(), ReplyError> {
+    pub fn fail(self, code: u32, message: &str) -> Result<(), ReplyError> {
         self.answer(true, code, message.as_bytes())
     }
 
@@ -160,7 +211,8 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// [`ReplyError`]; the call has ended: the caller got a failure that says why.
-    pub fn loan(mut self, len: usize) -> Result<ReplyLoan<'a>, ReplyError> {
+    #[inline]
+    pub fn loan(self, len: usize) -> Result<ReplyLoan<'a>, ReplyError> {
         if len <= INLINE_MAX {
             let bytes = Bytes::Short([0; INLINE_MAX], len);
             return Ok(ReplyLoan { call: self, bytes });
@@ -177,45 +229,28 @@ impl<'a> Call<'a> {
     /// Takes the call away from the handler, which may return before it is answered. It can go to any thread.
     #[must_use = "dropping the call answers it with a failure"]
     pub fn defer(mut self) -> Deferred {
-        if !self.deferred {
-            self.connection.reuse(self.cell);
-            self.connection.defer(self.cell);
-        }
-        // What is left behind here answers nothing, and counts for nothing.
-        self.answered = true;
-        self.deferred = false;
-        Call {
-            connection: self.connection.own(),
-            request: match &self.request {
-                Request::Inline(inline) => Request::Kept(Box::new(**inline)),
-                Request::Kept(inline) => Request::Kept(inline.clone()),
-                Request::Far(region, range) => Request::Far(region.own(), range.clone()),
-            },
-            method: self.method,
-            deadline: self.deadline,
-            turn: self.turn,
-            cell: self.cell,
-            answered: false,
-            deferred: true,
-        }
+        Call(match self.take() {
+            Held::Running(Running { connection, taken, region, .. }) => {
+                connection.defer(taken.cell);
+                let region = region.as_ref().map(|(region, range)| SharedBytes {
+                    region: Arc::clone(region),
+                    range: range.clone(),
+                });
+                Held::Kept(Box::new(Kept {
+                    connection: Arc::clone(connection),
+                    taken: **taken,
+                    region,
+                }))
+            }
+            Held::Kept(kept) => Held::Kept(kept),
+            Held::Answered => answered(),
+        })
     }
 
-    #[inline]
-    fn answer(&mut self, failure: bool, word: u32, bytes: &[u8]) -> Result<(), ReplyError> {
-        if bytes.len() > INLINE_MAX {
-            return self.answer_long(failure, word, bytes);
-        }
-        let Some(inline) = Inline::new(bytes) else { unreachable!("it is short enough") };
-        if !self.connection.is_ours() {
-            return Err(ReplyError::Disconnected);
-        }
-        self.leave();
-        self.connection.answer(self.cell, self.turn, failure, word, &Body::Inline(inline))
-    }
-
-    fn answer_long(&mut self, failure: bool, word: u32, bytes: &[u8]) -> Result<(), ReplyError> {
-        if !self.connection.is_ours() {
-            return Err(ReplyError::Disconnected);
+    #[inline(never)]
+    fn answer(self, failure: bool, word: u32, bytes: &[u8]) -> Result<(), ReplyError> {
+        if bytes.len() <= INLINE_MAX {
+            return self.finish(Answer { failure, word, content: Content::Short(bytes) });
         }
         match self.place(bytes.len()) {
             Ok((block, place)) => {
@@ -232,22 +267,44 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn answer_far(&mut self, failure: bool, word: u32, block: Block) -> Result<(), ReplyError> {
-        self.connection.pin(self.cell);
-        self.leave();
-        self.connection.answer_far(self.cell, self.turn, failure, word, block.place)
+    #[inline]
+    fn answer_far(self, failure: bool, word: u32, block: Block) -> Result<(), ReplyError> {
+        self.connection().pin(self.taken().cell);
+        self.finish(Answer { failure, word, content: Content::Far(block.place) })
+    }
+
+    /// Publishes an answer: a short one of a deferred call, or one that was placed and pinned.
+    #[inline]
+    fn finish(mut self, answer: Answer<'_>) -> Result<(), ReplyError> {
+        match self.take() {
+            Held::Running(running) => running.publish(answer),
+            Held::Kept(kept) => kept.publish(answer),
+            Held::Answered => answered(),
+        }
+    }
+
+    /// What is left behind answers nothing.
+    #[inline]
+    fn take(&mut self) -> Held<'a> {
+        std::mem::replace(&mut self.0, Held::Answered)
     }
 
     fn place(&self, len: usize) -> Result<(Block, *mut [u8]), ReplyError> {
-        let limit = self.connection.shared.limits.reply_bytes;
+        let (connection, taken) = (self.connection(), self.taken());
+        if !connection.is_ours() {
+            // Before any lock: whoever held it may not be in this process.
+            return Err(ReplyError::Disconnected);
+        }
+        let limit = connection.shared.limits.reply_bytes;
         if len as u64 > limit {
             return Err(ReplyError::TooLarge { len: len as u64, limit });
         }
-        self.connection.place(self.cell, self.turn, len as u64)
+        connection.place(taken.cell, taken.turn, len as u64)
     }
 
     /// The answer cannot be given as wanted: the caller gets a short failure instead.
-    fn cannot_answer(&mut self, error: ReplyError) -> ReplyError {
+    #[cold]
+    fn cannot_answer(self, error: ReplyError) -> ReplyError {
         let failure = match &error {
             ReplyError::TooLarge { .. } => Some((codes::REPLY_TOO_LARGE, "the reply is too large")),
             ReplyError::NoMemory { .. } => Some((codes::NO_MEMORY, "no memory for the reply")),
@@ -259,28 +316,32 @@ impl<'a> Call<'a> {
         error
     }
 
-    /// The call is about to be answered: nothing more happens when it is dropped.
-    #[inline]
-    fn leave(&mut self) {
-        self.answered = true;
-        if self.deferred {
-            self.connection.undefer(self.cell);
-        }
+    #[cold]
+    fn was_dropped(&mut self) {
+        let (code, message) = if std::thread::panicking() {
+            (codes::PANICKED, "the handler panicked")
+        } else {
+            (codes::DROPPED, "the handler gave no answer")
+        };
+        let _ = Call(self.take()).answer(true, code, message.as_bytes());
     }
 }
 
+#[cold]
+fn no_region() -> ! {
+    unreachable!("the worker found the region of a far request")
+}
+
+#[cold]
+fn answered() -> ! {
+    unreachable!("answering consumes the call")
+}
+
 impl Drop for Call<'_> {
+    #[inline]
     fn drop(&mut self) {
-        if !self.answered {
-            let (code, message) = if std::thread::panicking() {
-                (codes::PANICKED, "the handler panicked")
-            } else {
-                (codes::DROPPED, "the handler gave no answer")
-            };
-            let _ = self.answer(true, code, message.as_bytes());
-        }
-        if self.deferred {
-            self.connection.deferred_ended();
+        if !matches!(self.0, Held::Answered) {
+            self.was_dropped();
         }
     }
 }
@@ -321,6 +382,7 @@ impl<'a> ReplyLoan<'a> {
     ///
     /// # Errors
     /// [`ReplyError::Disconnected`] when the caller is gone.
+    #[inline]
     pub fn send(self) -> Result<(), ReplyError> {
         self.send_status(0)
     }
@@ -329,14 +391,13 @@ impl<'a> ReplyLoan<'a> {
     ///
     /// # Errors
     /// As [`ReplyLoan::send`].
+    #[inline]
     pub fn send_status(mut self, status: u32) -> Result<(), ReplyError> {
+        let call = Call(self.call.take());
         match &mut self.bytes {
-            Bytes::Short(bytes, len) => {
-                let (bytes, len) = (*bytes, *len);
-                self.call.answer(false, status, &bytes[..len])
-            }
+            Bytes::Short(bytes, len) => call.answer(false, status, &bytes[..*len]),
             Bytes::Far(block, _) => match block.take() {
-                Some(block) => self.call.answer_far(false, status, block),
+                Some(block) => call.answer_far(false, status, block),
                 None => unreachable!("only sending takes the block, and it consumes the loan"),
             },
         }
@@ -353,7 +414,7 @@ impl<'a> ReplyLoan<'a> {
         let bytes = match &mut self.bytes {
             Bytes::Short(bytes, len) => &mut bytes[..*len],
             // SAFETY: valid and this loan's own (see `Call::loan`), and `&mut self` makes it exclusive.
-            Bytes::Far(_, bytes) if self.call.connection.is_ours() => unsafe { &mut **bytes },
+            Bytes::Far(_, bytes) if self.call.connection().is_ours() => unsafe { &mut **bytes },
             Bytes::Far(..) => &mut [],
         };
         (self.call.request(), bytes)
@@ -367,7 +428,7 @@ impl Deref for ReplyLoan<'_> {
         match &self.bytes {
             Bytes::Short(bytes, len) => &bytes[..*len],
             // SAFETY: valid and this loan's own (see `Call::loan`); no other process can write it.
-            Bytes::Far(_, bytes) if self.call.connection.is_ours() => unsafe { &**bytes },
+            Bytes::Far(_, bytes) if self.call.connection().is_ours() => unsafe { &**bytes },
             Bytes::Far(..) => &[],
         }
     }
@@ -383,9 +444,9 @@ impl Drop for ReplyLoan<'_> {
     fn drop(&mut self) {
         if let Bytes::Far(block, _) = &mut self.bytes
             && let Some(block) = block.take()
-            && self.call.connection.is_ours()
+            && self.call.connection().is_ours()
         {
-            self.call.connection.give_back(self.call.cell, block);
+            self.call.connection().give_back(self.call.taken().cell, block);
         }
     }
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN, REGIONS_MAX};
-use callgate_proto::body::{Body, Place, ReplyHead};
+use callgate_proto::body::{Content, ReplyHead};
 use callgate_proto::cell::Turn;
 use callgate_proto::chain::Deferred;
+use callgate_proto::layout::Cell;
 use callgate_proto::wire::Message;
 use callgate_sys::process::Identity;
 use callgate_sys::shm::{PayloadWriter, page_size};
@@ -40,7 +41,7 @@ pub(crate) struct Connection {
     /// Which worker serves it; that one is told when the last answer of a drain was given.
     pub(super) worker: usize,
     /// Connections that the worker polls (low 16 bits) and its CPU plus one (high 32 bits). Relaxed: hints.
-    pub(super) hints: AtomicU64,
+    hints: AtomicU64,
     generation: u32,
     gone: AtomicBool,
     /// For each cell, whether its last reply was published and lies in far memory, to be given back. `out` has the truth.
@@ -48,6 +49,20 @@ pub(crate) struct Connection {
     /// Bytes on this connection's account.
     account: Arc<AtomicU64>,
     out: Mutex<Out>,
+}
+
+/// What a caller gets.
+#[derive(Clone, Copy)]
+pub(super) struct Answer<'a> {
+    /// Whether `word` is a failure's code; else it is the handler's status.
+    pub(super) failure: bool,
+    pub(super) word: u32,
+    pub(super) content: Content<'a>,
+}
+
+#[cold]
+fn wake(cell: &Cell) {
+    futex::wake(cell.futex(), SLEEPERS_MAX);
 }
 
 struct Out {
@@ -139,6 +154,15 @@ impl Connection {
         !self.is_gone()
     }
 
+    /// What replies tell of the worker; see [`Connection::hints`].
+    #[inline]
+    pub(super) fn tell(&self, hints: u64) {
+        // It is the same for long, and other threads read it.
+        if self.hints.load(Ordering::Relaxed) != hints {
+            self.hints.store(hints, Ordering::Relaxed);
+        }
+    }
+
     /// From any thread: no further call is taken once every thread has passed a barrier. Then hang up.
     pub(super) fn mark_gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
@@ -150,20 +174,6 @@ impl Connection {
         self.socket.shutdown();
     }
 
-    /// Publishes an answer that fits into the cell.
-    #[inline]
-    pub(super) fn answer(
-        &self,
-        cell: u16,
-        turn: Turn,
-        failure: bool,
-        word: u32,
-        body: &Body,
-    ) -> Result<(), ReplyError> {
-        self.reuse(cell);
-        self.publish(cell, turn, failure, word, body)
-    }
-
     /// An answer that was placed is complete: nobody writes there any more, and from here on its block goes back as the
     /// client says. To be called before [`Connection::undefer`], so that it is over before the cell is used again.
     #[inline]
@@ -172,40 +182,16 @@ impl Connection {
         self.pinned[usize::from(cell)].store(true, Ordering::Release);
     }
 
-    /// Publishes an answer that was placed, and pinned.
-    #[inline]
-    pub(super) fn answer_far(
-        &self,
-        cell: u16,
-        turn: Turn,
-        failure: bool,
-        word: u32,
-        place: Place,
-    ) -> Result<(), ReplyError> {
-        self.publish(cell, turn, failure, word, &Body::Far(place))
-    }
-
-    /// Publishes an answer and wakes the caller if it sleeps.
-    #[inline]
-    fn publish(
-        &self,
-        cell: u16,
-        turn: Turn,
-        failure: bool,
-        word: u32,
-        body: &Body,
-    ) -> Result<(), ReplyError> {
-        if !self.is_usable() {
-            return Err(ReplyError::Disconnected);
-        }
+    /// Publishes an answer and wakes the caller if it sleeps. The connection was found usable.
+    #[inline(always)]
+    pub(super) fn publish(&self, cell: &Cell, turn: Turn, answer: Answer<'_>) {
+        let Answer { failure, word, content } = answer;
         let hints = self.hints.load(Ordering::Relaxed);
         let head =
             ReplyHead { failure, active: hints as u16, cpu: ((hints >> 32) as u32).checked_sub(1) };
-        let place = self.control.cell(cell);
-        if place.publish_reply(turn, head, word, body) {
-            futex::wake(place.futex(), SLEEPERS_MAX);
+        if cell.publish_reply(turn, head, word, content) {
+            wake(cell);
         }
-        Ok(())
     }
 
     #[inline]
@@ -214,8 +200,8 @@ impl Connection {
         self.pinned[cell].load(Ordering::Acquire)
     }
 
-    /// The client uses the cell again, so it has let go of the reply that lay behind it. To be called before the cell's
-    /// next answer; placing one does it, too.
+    /// The client uses the cell again, so it has let go of the reply that lay behind it. To be called with an answer that is
+    /// not placed, before the call after it can be taken; placing one does it, too.
     #[inline]
     pub(super) fn reuse(&self, cell: u16) {
         if self.is_pinned(cell.into()) {
@@ -236,26 +222,59 @@ impl Connection {
 
     /// Finds room for a reply of `len` bytes, making more where the quotas allow. Also gives the room's address: it is the
     /// caller's alone until it answers or gives the block back, and mapped for as long as the connection lives.
+    #[inline]
     pub(super) fn place(
         &self,
         cell: u16,
         turn: Turn,
         len: u64,
     ) -> Result<(Block, *mut [u8]), ReplyError> {
-        let no_memory = |why: String| ReplyError::NoMemory { len, why };
-        let cell = usize::from(cell);
         let mut out = self.out();
-        self.reclaim(&mut out, cell);
+        if let Some(placed) = self.place_again(&mut out, cell.into(), turn, len) {
+            return Ok(placed);
+        }
+        self.place_anew(&mut out, cell.into(), turn, len)
+    }
+
+    /// Finds it where the cell's last reply lies, which its client has let go of. Most replies are as long as the last one.
+    #[inline]
+    fn place_again(
+        &self,
+        out: &mut Out,
+        cell: usize,
+        turn: Turn,
+        len: u64,
+    ) -> Option<(Block, *mut [u8])> {
+        if self.is_gone() || !self.is_pinned(cell) {
+            return None;
+        }
+        let (_, block) = (*out.replies.get(cell)?)?;
+        let block = block.again(len)?;
+        // Relaxed: as in `reclaim`.
+        self.pinned[cell].store(false, Ordering::Relaxed);
+        Some(out.placed(cell, turn, block))
+    }
+
+    #[inline(never)]
+    fn place_anew(
+        &self,
+        out: &mut Out,
+        cell: usize,
+        turn: Turn,
+        len: u64,
+    ) -> Result<(Block, *mut [u8]), ReplyError> {
+        let no_memory = |why: String| ReplyError::NoMemory { len, why };
+        self.reclaim(out, cell);
         loop {
-            if !self.is_usable() {
+            if self.is_gone() {
                 return Err(ReplyError::Disconnected);
             }
             match out.outgoing.place(len) {
                 Placing::Placed(block) => return Ok(out.placed(cell, turn, block)),
-                Placing::Grow(size) => self.grow(&mut out, len, size).map_err(no_memory)?,
+                Placing::Grow(size) => self.grow(out, len, size).map_err(no_memory)?,
                 Placing::Full => {
-                    let reclaimed = self.reclaim_released(&mut out);
-                    let retired = self.retire(&mut out, 0);
+                    let reclaimed = self.reclaim_released(out);
+                    let retired = self.retire(out, 0);
                     if !reclaimed && !retired {
                         return Err(no_memory("the connection's quota is used up".into()));
                     }

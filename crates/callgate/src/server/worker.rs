@@ -14,13 +14,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use callgate_proto::cell::Doorbell;
+use callgate_proto::chain::Taken;
 use callgate_proto::pace::{Gaps, SizeClass, WorkerPace, YieldBan, YieldHabit};
 use callgate_sys::collections::HashMap;
 use callgate_sys::poller::Event;
 use callgate_sys::{clock, process, thread};
 
 pub(crate) use link::Admitted;
-use link::{Link, handle, read_messages};
+use link::{Link, handle_next, read_messages};
 use rest::Rest;
 
 use super::Handler;
@@ -64,7 +65,7 @@ pub(super) struct Worker<H> {
     looked_ns: u64,
     /// The CPU plus one, in the high half, as replies tell it.
     cpu_hint: u64,
-    /// The process whose call the handler has.
+    /// The process whose call the handler had when it panicked.
     handling: Option<u32>,
     gaps: Gaps,
     /// What the last call moved.
@@ -174,31 +175,23 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Takes and handles calls of one connection, at most a batch.
-    #[inline]
+    #[inline(never)]
     fn serve(&mut self, index: usize) -> Result<bool, Unusable> {
-        let active = self.active.len();
+        let hints = self.cpu_hint | self.active.len().min(usize::from(u16::MAX)) as u64;
+        let desk = &self.shared.desks[self.index];
         let Some(link) = self.links[index].as_mut() else { return Ok(false) };
+        link.connection.tell(hints);
+        let mut taken = Taken::default();
         let mut began_ns = 0;
         for count in 0..BATCH {
-            let control = &link.connection.control;
-            let (cells, detour) = (control.cells(), control.detour());
-            let Some(taken) = link.intake.take(cells, detour, &link.connection.deferred)? else {
+            let handling = &mut self.handling;
+            if !handle_next(link, &mut taken, &*self.handler, &desk.calls, handling)? {
                 return Ok(count > 0);
-            };
-            if count == 0 {
-                link.quiet_passes = 0;
-                link.quiet_sleeps = 0;
-                let hints = self.cpu_hint | active.min(usize::from(u16::MAX)) as u64;
-                link.connection.hints.store(hints, Ordering::Relaxed);
             }
-            let calls = &self.shared.desks[self.index].calls;
-            calls.store(calls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-            self.handling = Some(link.connection.caller.pid);
-            let handled = handle(link, &taken, &*self.handler, &self.shared);
-            self.handling = None;
-            handled?;
             // Now, when nobody waits for it.
             self.size = SizeClass::of(taken.request.body.len());
+            link.quiet_passes = 0;
+            link.quiet_sleeps = 0;
             self.pace.served(taken.request.head.think, taken.request.body.len());
             if count % 4 == 3 {
                 let now_ns = clock::now_ns();

@@ -258,12 +258,10 @@ impl Run {
             wrong.push(format!("the next attempt fails too: {}: {}", attempt.step, attempt.text));
         }
         match (self.left, baseline) {
-            (Some(left), Some(baseline)) => {
-                if left.iter().zip(&baseline).any(|(left, before)| left > before) {
-                    wrong.push(format!(
-                        "left are {left:?} (fds, memory, threads), not {baseline:?}"
-                    ));
-                }
+            (Some(left), Some(baseline))
+                if left.iter().zip(&baseline).any(|(left, before)| left > before) =>
+            {
+                wrong.push(format!("left are {left:?} (fds, memory, threads), not {baseline:?}"));
             }
             (None, _) if wrong.is_empty() => wrong.push("it did not say what is left".to_owned()),
             _ => {}

@@ -1,22 +1,21 @@
 //! One connection as its worker keeps it: taking its calls, and reading its socket.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use callgate_proto::Violation;
 use callgate_proto::arena::REGIONS_MAX;
-use callgate_proto::body::{Body, Inline, Place};
+use callgate_proto::body::{Body, Place};
 use callgate_proto::cell::Doorbell;
 use callgate_proto::chain::{Intake, Taken};
 use callgate_proto::wire::{MESSAGE_MAX, Message};
 use callgate_sys::process;
 use callgate_sys::socket::RecvError;
 
-use crate::error::codes;
 use crate::region::{Incoming, Piece, Unusable};
 use crate::server::Handler;
-use crate::server::call::Call;
+use crate::server::call::{Call, Running};
 use crate::server::connection::Connection;
-use crate::server::shared::Shared;
 
 /// Messages read from one socket at a time.
 const MESSAGES_PER_EVENT: usize = 16;
@@ -47,50 +46,78 @@ impl Link {
     }
 }
 
-/// Handles one call that was taken. Unwinds when the handler panics; its caller has been answered then.
-#[inline]
-pub(super) fn handle<H: Handler>(
+/// Takes and handles the next call; false: there is none. Unwinds when the handler panics; its caller has been answered
+/// then, and `handling` says whose call it was.
+#[inline(always)]
+pub(super) fn handle_next<H: Handler>(
     link: &mut Link,
-    taken: &Taken,
+    taken: &mut Taken,
     handler: &H,
-    shared: &Shared,
-) -> Result<(), Unusable> {
-    process::will_write(link.connection.control.cell(taken.cell));
-    if taken.request.body.len() > shared.limits.request_bytes {
-        let (found, allowed) = (taken.request.body.len(), shared.limits.request_bytes);
-        return Err(Violation::new("place.len", found, allowed).into());
-    }
-    if let Body::Far(place) = taken.request.body
-        && link.incoming.find(place)?.is_none()
-    {
-        // It was announced before the call was published, so it is in the socket, if it is.
-        read_regions(link)?;
-    }
-    let region: Option<Piece<'_>> = match &taken.request.body {
-        Body::Inline(_) => None,
-        Body::Far(place) => Some(found(link.incoming.find(*place)?, *place)?),
+    calls: &AtomicU64,
+    handling: &mut Option<u32>,
+) -> Result<bool, Unusable> {
+    let Link { connection, intake, incoming, .. } = link;
+    let connection = &*connection;
+    let (cells, detour) = (connection.control.cells(), connection.control.detour());
+    let Some(cell) = intake.take_into(cells, detour, &connection.deferred, taken)? else {
+        return Ok(false);
     };
-    let connection = &link.connection;
-    if taken.request.cancelled {
-        let empty = Body::Inline(Inline::EMPTY);
-        let _ = connection.answer(taken.cell, taken.turn, true, codes::CANCELLED, &empty);
-        return Ok(());
+    process::will_write(cell);
+    calls.store(calls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    let (len, limit) = (taken.request.body.len(), connection.shared.limits.request_bytes);
+    if len > limit {
+        return Err(Violation::new("place.len", len, limit).into());
+    }
+    let region = match &taken.request.body {
+        Body::Inline(_) => None,
+        Body::Far(place) => Some(find(connection, incoming, *place)?),
+    };
+    let running = Running { connection, cell, taken, region };
+    if cell.was_given_up() {
+        running.cancel();
+        return Ok(true);
     }
     if !connection.take(taken.turn) {
-        return Ok(());
+        return Ok(true);
     }
-    handler.handle(Call::new(connection, taken, region));
-    Ok(())
+    let blame = Blame { handling, connection };
+    handler.handle(Call::new(&running));
+    std::mem::forget(blame);
+    Ok(true)
 }
 
-fn found<T>(region: Option<T>, place: Place) -> Result<T, Violation> {
-    region.ok_or(Violation::new("place.region", place.region.into(), 0))
+/// Finds where a far request lies.
+#[inline(never)]
+fn find<'a>(
+    connection: &Connection,
+    incoming: &'a mut Incoming,
+    place: Place,
+) -> Result<Piece<'a>, Unusable> {
+    if !incoming.knows(place) {
+        // It was announced before the call was published, so it is in the socket, if it is.
+        read_regions(connection, incoming)?;
+    }
+    let found = incoming.find(place)?;
+    Ok(found.ok_or(Violation::new("place.region", place.region.into(), 0))?)
+}
+
+/// Notes whose call the handler had, if it panics.
+struct Blame<'a> {
+    handling: &'a mut Option<u32>,
+    connection: &'a Connection,
+}
+
+impl Drop for Blame<'_> {
+    fn drop(&mut self) {
+        *self.handling = Some(self.connection.caller.pid);
+    }
 }
 
 /// Reads all that an honest client may have sent before the call at hand.
-fn read_regions(link: &mut Link) -> Result<(), Unusable> {
+#[cold]
+fn read_regions(connection: &Connection, incoming: &mut Incoming) -> Result<(), Unusable> {
     for _ in 0..4 * REGIONS_MAX {
-        match read_message(link)? {
+        match read_message(connection, incoming)? {
             Read::Message | Read::Region => {}
             Read::Empty | Read::Closed => break,
         }
@@ -101,7 +128,7 @@ fn read_regions(link: &mut Link) -> Result<(), Unusable> {
 /// Reads what the client sent over the socket; false when it has closed the connection.
 pub(super) fn read_messages(link: &mut Link) -> Result<bool, Unusable> {
     for _ in 0..MESSAGES_PER_EVENT {
-        match read_message(link)? {
+        match read_message(&link.connection, &mut link.incoming)? {
             Read::Message => {}
             // Mapping takes long: others get their turn before the next message.
             Read::Region => return Ok(true),
@@ -119,9 +146,9 @@ enum Read {
     Closed,
 }
 
-fn read_message(link: &mut Link) -> Result<Read, Unusable> {
+fn read_message(connection: &Connection, incoming: &mut Incoming) -> Result<Read, Unusable> {
     let mut buffer = [0; MESSAGE_MAX];
-    let received = match link.connection.socket.recv(&mut buffer) {
+    let received = match connection.socket.recv(&mut buffer) {
         Ok(received) => received,
         Err(RecvError::Empty) => return Ok(Read::Empty),
         Err(RecvError::Closed | RecvError::Os(_)) => return Ok(Read::Closed),
@@ -134,7 +161,7 @@ fn read_message(link: &mut Link) -> Result<Read, Unusable> {
     }
     match Message::decode(&buffer[..received.len])? {
         Message::Region { id, size } => {
-            link.incoming.add(id, size, received.fd)?;
+            incoming.add(id, size, received.fd)?;
             return Ok(Read::Region);
         }
         _ if received.fd.is_some() => {
@@ -142,8 +169,8 @@ fn read_message(link: &mut Link) -> Result<Read, Unusable> {
         }
         Message::Bell => {}
         Message::Retire { id } => {
-            let region = link.incoming.retire(id)?;
-            link.connection.shared.bury(region.len() as u64, region);
+            let region = incoming.retire(id)?;
+            connection.shared.bury(region.len() as u64, region);
         }
     }
     Ok(Read::Message)
