@@ -246,6 +246,20 @@ pub enum CallError {
     },
 }
 
+impl CallError {
+    /// What to say of a call when its last try ended so, and an earlier one may have run: nothing that reads as if the call
+    /// had not been sent.
+    pub(crate) fn of_a_repeated_call(self) -> Self {
+        match self {
+            Self::DeadlineExceeded { waited, .. } => {
+                Self::DeadlineExceeded { waited, started: Started::MayHaveRun }
+            }
+            Self::Handler { .. } | Self::ProtocolViolation { .. } | Self::Forked => self,
+            _ => Self::Disconnected { started: Started::MayHaveRun },
+        }
+    }
+}
+
 /// Why a handler's answer was not delivered as given. The call has ended all the same.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

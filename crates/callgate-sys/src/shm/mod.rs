@@ -60,9 +60,12 @@ pub enum Rejected {
         /// Size in bytes.
         size: u64,
     },
-    /// It is sealed against writing, where both sides have to write.
-    #[error("memory from the peer is sealed against writing")]
+    /// It is sealed against writing, or was opened for reading only, where both sides have to write.
+    #[error("memory from the peer cannot be written")]
     NotWritable,
+    /// It was opened for writing only.
+    #[error("memory from the peer cannot be read")]
+    NotReadable,
     /// A system call failed, which tells nothing about the peer.
     #[error("{call} failed for memory from the peer")]
     Os {

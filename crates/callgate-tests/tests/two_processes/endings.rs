@@ -349,6 +349,35 @@ fn retries_follow_the_policy() {
     });
 }
 
+/// A call that may have run, and whose repetition finds nobody, is not said to be unsent.
+#[test]
+fn a_repetition_that_fails_does_not_hide_that_the_call_may_have_run() {
+    within(LONGEST, || {
+        for waits in [false, true] {
+            let place = Place::new();
+            let server = place.server(PEER, &[]);
+            let mut options = ClientOptions::default();
+            options.retry = Retry::Idempotent;
+            options.connect_timeout = if waits { BOUND } else { Duration::ZERO };
+            let client = Client::connect_with(place.name(), options).expect("connect");
+            let caller = std::thread::spawn(move || {
+                let options = CallOptions::new().method(m::HOLD).idempotent();
+                client.call_with(options.timeout(Duration::from_secs(2)), b"begun").err()
+            });
+            server.expect("held");
+            server.end();
+            match (caller.join().expect("no panic"), waits) {
+                (Some(CallError::Disconnected { started: Started::MayHaveRun }), false) => {}
+                (
+                    Some(CallError::DeadlineExceeded { started: Started::MayHaveRun, .. }),
+                    true,
+                ) => {}
+                (other, _) => panic!("waits for the next server: {waits}: {other:?}"),
+            }
+        }
+    });
+}
+
 #[test]
 fn a_call_that_was_not_started_is_repeated_by_itself() {
     within(LONGEST, || {

@@ -176,6 +176,8 @@ impl Client {
         limit: &Limit,
         mut started: Started,
     ) -> Result<Reply, CallError> {
+        // However a later try ends, an earlier one may have run.
+        let mut may_have_run = false;
         for _ in 0..REPEATS_MAX {
             let may = match (self.inner.options.retry, started) {
                 (Retry::Never, _) | (Retry::NotStarted, Started::MayHaveRun) => false,
@@ -185,12 +187,16 @@ impl Client {
             if !may {
                 break;
             }
+            may_have_run |= started == Started::MayHaveRun;
             match self.exchange_once(options, request, limit) {
                 Err(CallError::Disconnected { started: again }) => started = again,
+                Err(error) if may_have_run => return Err(error.of_a_repeated_call()),
                 ended => return ended,
             }
         }
-        Err(CallError::Disconnected { started })
+        Err(CallError::Disconnected {
+            started: if may_have_run { Started::MayHaveRun } else { started },
+        })
     }
 
     /// Sends a call and returns at once; wait for its reply later, in any order among others.

@@ -159,7 +159,11 @@ impl PayloadReader {
     /// [`Rejected`] says which check failed; nothing is mapped then, and the descriptor is closed.
     pub fn accept(fd: MemFd, len: usize) -> Result<PayloadReader, Rejected> {
         fd.check(len, PAYLOAD_SEALS)?;
-        Ok(PayloadReader(Mapping::new(&fd, len, ProtFlags::READ).map_err(|e| failed("mmap", e))?))
+        Mapping::new(&fd, len, ProtFlags::READ).map(PayloadReader).map_err(|error| match error {
+            // Opened for writing only.
+            Errno::ACCESS => Rejected::NotReadable,
+            error => failed("mmap", error),
+        })
     }
 
     /// Gives the address of the first byte; readable for [`PayloadReader::len`] bytes while this
@@ -206,12 +210,14 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// As [`PayloadReader::accept`]; [`Rejected::NotWritable`] for one that is sealed against writing.
+    /// As [`PayloadReader::accept`]; [`Rejected::NotWritable`] for one that is sealed against writing, or was opened for
+    /// reading only.
     pub fn accept(fd: MemFd, len: usize) -> Result<Control, Rejected> {
         fd.check(len, CONTROL_SEALS)?;
         let mapping = Mapping::new(&fd, len, ProtFlags::READ | ProtFlags::WRITE);
         mapping.map(Control).map_err(|error| match error {
-            Errno::PERM => Rejected::NotWritable,
+            // ACCESS: opened for reading only.
+            Errno::PERM | Errno::ACCESS => Rejected::NotWritable,
             error => failed("mmap", error),
         })
     }

@@ -9,6 +9,7 @@ use rustix::fs::{
     fstat, fstatfs, ftruncate, memfd_create, seek,
 };
 use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Resource, getrlimit};
 
 use crate::process::TrackedFd;
 use crate::shm::Rejected;
@@ -28,6 +29,10 @@ impl MemFd {
     pub(super) fn create(len: usize) -> io::Result<MemFd> {
         let size = u64::try_from(len).ok().filter(|&size| size > 0 && i64::try_from(size).is_ok());
         let size = size.ok_or(io::ErrorKind::InvalidInput)?;
+        // Beyond its limit of file sizes a process gets a signal, SIGXFSZ, which ends it.
+        if getrlimit(Resource::Fsize).current.is_some_and(|limit| size > limit) {
+            return Err(Errno::FBIG.into());
+        }
         let fd = MemFd(TrackedFd::open(open)?);
         at!("sys.shm.ftruncate", retry_on_intr(|| ftruncate(&fd.0, size)))?;
         Ok(fd)

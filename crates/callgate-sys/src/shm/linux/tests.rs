@@ -1,7 +1,8 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{
-    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
+    FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate,
+    memfd_create,
 };
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mprotect, munmap};
@@ -298,6 +299,42 @@ fn a_mapping_dropped_in_a_child_unmaps_nothing() {
             let kept = place.read_volatile() == 3;
             munmap(place.cast(), len).is_ok() && kept
         }
+    });
+    assert!(child.join());
+}
+
+#[test]
+fn memory_opened_for_one_way_only_is_the_peers_fault() {
+    let len = page_size();
+    for flags in [OFlags::RDONLY, OFlags::WRONLY] {
+        for payload in [true, false] {
+            let fd = MemFd::create(len).unwrap();
+            fd.allocate(len).unwrap();
+            rustix::io::write(&fd, &vec![0; len]).unwrap();
+            let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+            let again = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).unwrap();
+            let future = if payload { SealFlags::FUTURE_WRITE } else { SealFlags::empty() };
+            fd.seal(SealFlags::SHRINK | SealFlags::GROW | future).unwrap();
+            if !payload {
+                let refused = Control::accept(again.into(), len);
+                assert!(matches!(refused, Err(Rejected::NotWritable)), "{refused:?}");
+            } else if flags == OFlags::WRONLY {
+                let refused = accept(again, len);
+                assert!(matches!(refused, Err(Rejected::NotReadable)), "{refused:?}");
+            } else {
+                assert!(accept(again, len).is_ok(), "reading is all that is needed");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_an_error_and_no_signal() {
+    let child = Child::fork(|_| {
+        let limit = rustix::process::Rlimit { current: Some(8_192), maximum: None };
+        rustix::process::setrlimit(rustix::process::Resource::Fsize, limit).is_ok()
+            && PayloadWriter::create(8_192).is_ok()
+            && PayloadWriter::create(8_193).is_err()
     });
     assert!(child.join());
 }
