@@ -13,10 +13,12 @@
 //! | [`hostile`] | a client that speaks the protocol by hand, and badly |
 //! | [`memory`] | descriptors that are not what they should be |
 //! | [`roles`] | what `testpeer` can be |
+//! | [`liars`] | the campaign of liars |
 
 pub mod bounded;
 pub mod data;
 pub mod hostile;
+pub mod liars;
 pub mod memory;
 pub mod peer;
 pub mod rng;

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::bounded::{BOUND, until};
 use crate::usage::Usage;
@@ -165,6 +166,12 @@ impl Peer {
                 panic!("{} has ended:\n{}", self.what, self.errors())
             }
         }
+    }
+
+    /// A line, if one comes in this time.
+    #[must_use]
+    pub fn line_within(&self, time: Duration) -> Option<String> {
+        self.lines.recv_timeout(time).ok()
     }
 
     /// A line, if there is one.

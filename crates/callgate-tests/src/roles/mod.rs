@@ -86,7 +86,7 @@ fn become_user(words: &Words) {
     assert!(changed, "cannot become user {uid}: {}", std::io::Error::last_os_error());
 }
 
-fn die_with_parent() {
+pub(crate) fn die_with_parent() {
     // SAFETY: no memory is passed.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
