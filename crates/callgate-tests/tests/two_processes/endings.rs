@@ -368,10 +368,7 @@ fn a_repetition_that_fails_does_not_hide_that_the_call_may_have_run() {
             server.end();
             match (caller.join().expect("no panic"), waits) {
                 (Some(CallError::Disconnected { started: Started::MayHaveRun }), false) => {}
-                (
-                    Some(CallError::DeadlineExceeded { started: Started::MayHaveRun, .. }),
-                    true,
-                ) => {}
+                (Some(CallError::DeadlineExceeded { started: Started::MayHaveRun, .. }), true) => {}
                 (other, _) => panic!("waits for the next server: {waits}: {other:?}"),
             }
         }

@@ -79,7 +79,7 @@ impl<'a> Link<'a> {
     }
 
     /// Waits for a call; `None` when the client has gone, or what stands there is nonsense, which is our own.
-    pub fn next(&mut self) -> Option<Taken> {
+    pub fn take_next(&mut self) -> Option<Taken> {
         loop {
             for _ in 0..LOOKS {
                 let (cells, detour) = (self.words.cells(), self.words.detour());

@@ -108,7 +108,7 @@ fn serve(mut mode: Mode, socket: &Socket) {
     }
     let lie = replies::LIES.iter().find(|lie| lie.0 == mode.name);
     for at in 0.. {
-        let Some(taken) = link.next() else { return };
+        let Some(taken) = link.take_next() else { return };
         if at < mode.calls || HONEST.contains(&mode.name.as_str()) {
             link.echo(&taken);
             continue;

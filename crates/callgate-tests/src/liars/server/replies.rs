@@ -42,7 +42,7 @@ pub const LIES: &[Lie<Tell>] = &[
     }),
     Lie("a reply sent twice", &["cell.state"], VIOLATION, |l, t| {
         l.echo(t);
-        let Some(next) = l.next() else { return };
+        let Some(next) = l.take_next() else { return };
         let old = state::word(state::number(t.turn), 2);
         l.words.state(next.cell).store(old, Ordering::SeqCst);
         l.wake(next.cell);
