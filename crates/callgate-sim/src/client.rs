@@ -8,7 +8,7 @@ use callgate_sys::sim::Rng;
 use callgate_sys::{clock, thread};
 
 use crate::message::{FAILURE, Kind, Request};
-use crate::oracle::{Oracle, count};
+use crate::oracle::{Oracle, count, lasted};
 
 /// No call may last longer, unless it asked for it. Below the second after which a sleeping caller
 /// looks around by itself, which would hide a wake-up that was lost.
@@ -27,6 +27,8 @@ pub(crate) struct Caller {
     pub(crate) stormy: bool,
     /// Whether the system may lack memory and descriptors.
     pub(crate) faulty: bool,
+    /// Whether all requests are large, and answered by other threads.
+    pub(crate) tight: bool,
 }
 
 struct Sent {
@@ -37,11 +39,27 @@ struct Sent {
 }
 
 impl Caller {
+    pub(crate) fn new(
+        client: Client,
+        oracle: Arc<Oracle>,
+        rng: Rng,
+        first_id: u64,
+        calls: u64,
+        largest: u64,
+        (stormy, faulty, tight): (bool, bool, bool),
+    ) -> Self {
+        Self { client, oracle, rng, first_id, calls, largest, stormy, faulty, tight }
+    }
+
     pub(crate) fn run(mut self) {
         let mut sent: Vec<Sent> = Vec::new();
         let mut kept: Vec<Reply> = Vec::new();
         for number in 0..self.calls {
-            let request = Request::random(self.first_id + number, &mut self.rng, self.largest);
+            let id = self.first_id + number;
+            let request = match self.tight {
+                true => Request::large(id, &mut self.rng, self.largest),
+                false => Request::random(id, &mut self.rng, self.largest),
+            };
             match self.rng.below(10) {
                 0..=4 => self.call(request, &mut kept),
                 5 => self.loan(request),
@@ -130,6 +148,7 @@ impl Caller {
         kept: &mut Vec<Reply>,
     ) {
         let lasted_ns = clock::now_ns() - began_ns;
+        lasted(lasted_ns);
         assert!(lasted_ns < LONGEST_NS, "call {:#x} lasted {lasted_ns} ns", request.id);
         match ended {
             Ok(reply) => {

@@ -25,6 +25,6 @@ mod scenario;
 mod server;
 
 #[cfg(callgate_sim)]
-pub use oracle::endings;
+pub use oracle::{endings, longest_ns};
 #[cfg(callgate_sim)]
 pub use scenario::{Chaos, run};

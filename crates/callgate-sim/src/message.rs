@@ -58,6 +58,12 @@ impl Request {
         Request { id, kind, len: len.max(HEAD), reply_len }
     }
 
+    /// A large request that another thread answers.
+    pub(crate) fn large(id: u64, rng: &mut Rng, largest: u64) -> Request {
+        let len = rng.range(largest / 4, largest) as usize;
+        Request { id, kind: Kind::Later, len, reply_len: rng.below(48) as usize }
+    }
+
     /// A request that is simply answered.
     pub(crate) fn plain(id: u64, len: usize, reply_len: usize) -> Request {
         Request { id, kind: Kind::Now, len: len.max(HEAD), reply_len }

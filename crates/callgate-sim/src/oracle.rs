@@ -1,6 +1,7 @@
 //! What is known of each call, from both sides, outside of the simulated world.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use callgate_sys::sim::fail;
@@ -10,6 +11,18 @@ static ENDINGS: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new())
 /// How often calls ended how, in all scenarios of this program.
 pub fn endings() -> BTreeMap<&'static str, u64> {
     ENDINGS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+static LONGEST_NS: AtomicU64 = AtomicU64::new(0);
+
+/// The longest call of all scenarios of this program, in nanoseconds of their virtual time.
+pub fn longest_ns() -> u64 {
+    LONGEST_NS.load(Ordering::Relaxed)
+}
+
+/// Notes how long a call lasted.
+pub(crate) fn lasted(ns: u64) {
+    LONGEST_NS.fetch_max(ns, Ordering::Relaxed);
 }
 
 /// Counts an ending.

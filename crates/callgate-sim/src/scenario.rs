@@ -13,6 +13,9 @@ use crate::server::{Running, serve};
 
 const NAME: &str = "simulated";
 
+/// How long a process is stopped at most.
+const STOPPED_NS_MAX: u64 = 100_000_000;
+
 /// What may go wrong in a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chaos {
@@ -22,6 +25,15 @@ pub enum Chaos {
     Storm,
     /// As a storm, and descriptors and memory are short now and then.
     Shortage,
+    /// Nothing, but large payloads, little memory for them, and answers from other threads.
+    Tight,
+}
+
+impl Chaos {
+    /// Whether servers come and go.
+    fn is_stormy(self) -> bool {
+        matches!(self, Chaos::Storm | Chaos::Shortage)
+    }
 }
 
 /// Runs the scenario of this configuration's seed.
@@ -67,11 +79,13 @@ struct Scenario {
 impl Scenario {
     fn new(seed: u64, chaos: Chaos) -> Scenario {
         let mut rng = Rng::new(!seed);
-        let largest = rng.pick(&[0, 20_000, 300_000]);
+        let tight = chaos == Chaos::Tight;
+        let largest = if tight { 300_000 } else { rng.pick(&[0, 20_000, 300_000]) };
         let mut options = ServerOptions::default();
         options.workers = rng.range(1, 3) as usize;
         options.wait = policy(&mut rng);
-        options.limits.bytes_per_client = rng.pick(&[1 << 20, 4 << 20, 1 << 30]);
+        options.limits.bytes_per_client =
+            if tight { 1 << 20 } else { rng.pick(&[1 << 20, 4 << 20, 1 << 30]) };
         options.idle_interval = rng.one_in(4).then_some(Duration::from_millis(300));
         Scenario {
             rng,
@@ -89,16 +103,19 @@ impl Scenario {
         if self.chaos == Chaos::Shortage {
             sim::set_faults(self.rng.pick(&[10, 30, 100]));
         }
-        if self.chaos == Chaos::Calm || self.rng.one_in(2) {
+        if !self.chaos.is_stormy() || self.rng.one_in(2) {
             self.start_server();
         }
         for number in 0..self.rng.range(1, 3) {
             self.start_client(number);
         }
-        if self.chaos != Chaos::Calm {
+        if self.chaos.is_stormy() {
             for _ in 0..self.rng.range(1, 4) {
                 self.strike();
             }
+        }
+        if self.rng.one_in(3) {
+            self.stop_somebody();
         }
         for client in &mut self.clients {
             let ended = client.main.take().expect("joined once").join();
@@ -106,6 +123,8 @@ impl Scenario {
             assert!(ended.is_ok() || client.process.is_killed(), "a client ended by itself");
         }
         sim::set_faults(0);
+        // Whoever was stopped goes on.
+        thread::sleep(Duration::from_nanos(STOPPED_NS_MAX));
         self.check_whole();
         self.check_empty();
     }
@@ -135,14 +154,15 @@ impl Scenario {
         options.bytes = rng.pick(&[1 << 20, 4 << 20, 1 << 30]);
         options.connect_timeout = Duration::from_millis(rng.pick(&[0, 5, 50, 50]));
         // A thread that holds all calls itself would wait for itself.
-        if options.in_flight < 64 || options.bytes < 1 << 30 {
+        let little = options.bytes < 1 << 30 || self.chaos == Chaos::Tight;
+        if options.in_flight < 64 || little {
             options.when_full = WhenFull::Fail;
         }
         let callers: Vec<_> =
             (0..rng.range(1, 2)).map(|thread| (thread, rng.fork(), rng.range(3, 20))).collect();
         let (oracle, place, given) = (self.oracle.clone(), slot.clone(), options.clone());
-        let (largest, stormy) = (self.largest, self.chaos != Chaos::Calm);
-        let faulty = self.chaos == Chaos::Shortage;
+        let (largest, stormy) = (self.largest, self.chaos.is_stormy());
+        let (faulty, tight) = (self.chaos == Chaos::Shortage, self.chaos == Chaos::Tight);
         let main = process.run("main", move || {
             let client = Client::lazy(NAME, given).expect("a good name");
             let threads: Vec<_> = callers
@@ -150,8 +170,8 @@ impl Scenario {
                 .map(|(thread, rng, calls)| {
                     let (client, oracle) = (client.clone(), oracle.clone());
                     let first_id = (number + 1) << 48 | (thread + 1) << 32;
-                    let caller =
-                        Caller { client, oracle, rng, first_id, calls, largest, stormy, faulty };
+                    let chaos = (stormy, faulty, tight);
+                    let caller = Caller::new(client, oracle, rng, first_id, calls, largest, chaos);
                     let builder = thread::Builder::new().name("caller".into());
                     builder.spawn(move || caller.run()).expect("a thread")
                 })
@@ -162,6 +182,18 @@ impl Scenario {
             *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(client);
         });
         self.clients.push(ClientSide { process, slot, options, main: Some(main) });
+    }
+
+    /// Somebody is stopped for a while, perhaps several are. That is nobody's death: whoever waits for them goes on waiting.
+    fn stop_somebody(&mut self) {
+        for _ in 0..self.rng.range(1, 3) {
+            thread::sleep(Duration::from_nanos(self.rng.below(500_000)));
+            let process = match &self.server {
+                Some(server) if self.rng.one_in(2) => server.process,
+                _ => self.clients[self.rng.below(self.clients.len() as u64) as usize].process,
+            };
+            process.stop_for(self.rng.pick(&[50_000, 2_000_000, STOPPED_NS_MAX]));
+        }
     }
 
     /// Something happens to somebody.

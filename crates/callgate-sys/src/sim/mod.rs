@@ -174,6 +174,14 @@ impl Process {
         inside().world.lock().processes[self.0].kill_in = Some(points);
     }
 
+    /// Stops it for a time, as SIGSTOP and SIGCONT do: it has all that it had, and does nothing.
+    pub fn stop_for(self, ns: u64) {
+        let here = inside();
+        here.operation("sim.stop", 1_000, |state| {
+            state.processes[self.0].stopped_until_ns = state.now_ns + ns;
+        });
+    }
+
     /// Takes a planned kill back; true unless it was killed already.
     pub fn spare(self) -> bool {
         let mut state = inside().world.lock();
@@ -286,6 +294,7 @@ fn add_process(world: &World, name: &str) -> usize {
         killed: false,
         dead: false,
         kill_in: None,
+        stopped_until_ns: 0,
         locals: Vec::new(),
     });
     state.processes.len() - 1

@@ -84,6 +84,8 @@ pub(crate) struct Process {
     /// Everything that it had is closed: its pidfd tells.
     pub(crate) dead: bool,
     pub(crate) kill_in: Option<u64>,
+    /// None of its tasks runs before.
+    pub(crate) stopped_until_ns: u64,
     /// Values of `process_local!`, by the address of the static.
     pub(crate) locals: Vec<(usize, usize)>,
 }
@@ -206,7 +208,7 @@ impl Here {
         let mut state = self.world.lock();
         state.note_step(self.task, name, cost_ns);
         let switch_one_in = state.switch_one_in;
-        let stays = state.tasks[self.task].run == Run::Ready && state.ended.is_none();
+        let stays = state.can_run(self.task) && state.ended.is_none();
         if state.rng.one_in(switch_one_in) || !stays {
             self.switch(state);
         }
@@ -444,6 +446,11 @@ impl State {
         woken
     }
 
+    fn can_run(&self, task: usize) -> bool {
+        let task = &self.tasks[task];
+        task.run == Run::Ready && self.processes[task.process].stopped_until_ns <= self.now_ns
+    }
+
     /// Chooses who runs next; lets time pass while nobody can.
     fn choose(&mut self) -> Result<usize, String> {
         if self.steps > self.config.steps_max {
@@ -451,8 +458,7 @@ impl State {
         }
         loop {
             self.settle();
-            let ready: Vec<usize> =
-                (0..self.tasks.len()).filter(|at| self.tasks[*at].run == Run::Ready).collect();
+            let ready: Vec<usize> = (0..self.tasks.len()).filter(|at| self.can_run(*at)).collect();
             if !ready.is_empty() {
                 let mut next = self.rng.pick(&ready);
                 if self.tasks[next].slow && !self.rng.one_in(20) {
@@ -463,8 +469,13 @@ impl State {
             if self.close_one() {
                 continue;
             }
-            let due = self.tasks.iter().filter(|task| matches!(task.run, Run::Blocked(_)));
-            let Some(due_ns) = due.filter_map(|task| task.deadline_ns).min() else {
+            let due = self.tasks.iter().filter_map(|task| match task.run {
+                Run::Blocked(_) => task.deadline_ns,
+                // Its process is stopped.
+                Run::Ready => Some(self.processes[task.process].stopped_until_ns),
+                Run::Done | Run::Dead => None,
+            });
+            let Some(due_ns) = due.min() else {
                 return Err("deadlock: every task sleeps, and nothing is due".into());
             };
             if due_ns > self.began_ns.saturating_add(self.config.horizon_ns) {

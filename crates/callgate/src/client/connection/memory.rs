@@ -18,6 +18,9 @@ use crate::region::block_bytes;
 /// Quiet seconds after which a connection keeps no payload memory at all.
 const QUIET_ROUNDS_MAX: u32 = 10;
 
+/// A region that was made and not announced.
+type Spare = (PayloadWriter, MemFd);
+
 impl Submit {
     /// A live block with its bytes. A region with a live block is never retired.
     #[inline]
@@ -79,7 +82,7 @@ impl Connection {
     ) -> Result<(Block, *mut [u8]), CallError> {
         let began_ns = clock::now_ns();
         let mut submit = self.submit();
-        let mut spare: Option<(PayloadWriter, MemFd)> = None;
+        let mut spare: Option<Spare> = None;
         loop {
             if self.has_ended() {
                 return Err(self.not_started());
@@ -96,7 +99,7 @@ impl Connection {
                 }
                 Placing::Grow(size) => match spare.take() {
                     Some((region, fd)) if region.len() as u64 <= size.max(len) => {
-                        submit = self.announce(submit, region, fd, deadline_ns)?;
+                        (submit, spare) = self.announce(submit, region, fd, deadline_ns)?;
                     }
                     _ => {
                         // Populating takes long; other callers go on meanwhile.
@@ -138,58 +141,54 @@ impl Connection {
         made.map_err(|source| CallError::NoMemory { len, quota, source: Some(source) })
     }
 
-    /// Tells the server of a new region and adds it. Keeps the lock, so that ids and messages have one order.
+    /// Tells the server of a new region and adds it. Keeps the lock, so that ids and messages have one order; unless the
+    /// server has first to read what was sent. Then the region comes back: another thread may have used the quota meanwhile.
     fn announce<'a>(
         &'a self,
         mut submit: MutexGuard<'a, Submit>,
         region: PayloadWriter,
         fd: MemFd,
         deadline_ns: Option<u64>,
-    ) -> Result<MutexGuard<'a, Submit>, CallError> {
+    ) -> Result<(MutexGuard<'a, Submit>, Option<Spare>), CallError> {
         let size = region.len() as u64;
-        loop {
-            self.flush_retires(&mut submit);
-            let message = Message::Region { id: submit.out.next_id(), size }.encode();
-            let sent = if submit.unsent_retires.is_empty() {
-                self.socket.send_memory(message.as_bytes(), &fd)
-            } else {
-                Err(SendError::Full)
-            };
-            match sent {
-                Ok(()) => {
-                    submit.out.add(size, region);
-                    self.keep_tidy(&mut submit);
-                    return Ok(submit);
+        self.flush_retires(&mut submit);
+        let message = Message::Region { id: submit.out.next_id(), size }.encode();
+        let sent = if submit.unsent_retires.is_empty() {
+            self.socket.send_memory(message.as_bytes(), &fd)
+        } else {
+            Err(SendError::Full)
+        };
+        match sent {
+            Ok(()) => {
+                submit.out.add(size, region);
+                self.keep_tidy(&mut submit);
+                Ok((submit, None))
+            }
+            Err(SendError::Full | SendError::TooManyDescriptors) => {
+                // The server is busy; it reads when it comes round.
+                drop(submit);
+                let slice = clock::deadline_ns(Duration::from_millis(20));
+                let until = deadline_ns.map_or(slice, |deadline| deadline.min(slice));
+                let began_ns = clock::now_ns();
+                let _ = self.socket.wait_writable(Some(until));
+                process::yield_now();
+                if deadline_ns.is_some_and(|deadline| clock::now_ns() >= deadline) {
+                    let waited = crate::wait::since(began_ns);
+                    return Err(CallError::DeadlineExceeded {
+                        waited,
+                        started: Started::NotStarted,
+                    });
                 }
-                Err(SendError::Full | SendError::TooManyDescriptors) => {
-                    // The server is busy; it reads when it comes round.
-                    drop(submit);
-                    let slice = clock::deadline_ns(Duration::from_millis(20));
-                    let until = deadline_ns.map_or(slice, |deadline| deadline.min(slice));
-                    let began_ns = clock::now_ns();
-                    let _ = self.socket.wait_writable(Some(until));
-                    process::yield_now();
-                    if deadline_ns.is_some_and(|deadline| clock::now_ns() >= deadline) {
-                        let waited = crate::wait::since(began_ns);
-                        return Err(CallError::DeadlineExceeded {
-                            waited,
-                            started: Started::NotStarted,
-                        });
-                    }
-                    submit = self.submit();
-                    if self.has_ended() {
-                        return Err(self.not_started());
-                    }
-                }
-                Err(SendError::Closed) => {
-                    drop(submit);
-                    self.end(End::Closed);
-                    return Err(self.not_started());
-                }
-                Err(SendError::Os(source)) => {
-                    let what = "cannot send payload memory to the server".into();
-                    return Err(CallError::Os { what, source });
-                }
+                Ok((self.submit(), Some((region, fd))))
+            }
+            Err(SendError::Closed) => {
+                drop(submit);
+                self.end(End::Closed);
+                Err(self.not_started())
+            }
+            Err(SendError::Os(source)) => {
+                let what = "cannot send payload memory to the server".into();
+                Err(CallError::Os { what, source })
             }
         }
     }
