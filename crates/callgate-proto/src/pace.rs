@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `pace` | policies, and what looking is worth |
 //! | `caller` | [`CallerPace`]: what callers have learned |
+//! | `thinking` | [`Thinking`]: what clients tell of their pauses |
 //! | `worker` | [`WorkerPace`]: what a server's worker has |
 //! | `gap` | [`Gap`]: when to look for the first time |
 //! | `yielding` | [`YieldHabit`], [`YieldBan`], turns in a crowd |
@@ -26,11 +27,13 @@
 
 mod caller;
 mod gap;
+mod thinking;
 mod worker;
 mod yielding;
 
 pub use caller::{CallerPace, Plan, Surroundings};
 pub use gap::{Gap, Gaps, SizeClass};
+pub use thinking::Thinking;
 pub use worker::WorkerPace;
 pub use yielding::{YIELD_ALONE_NS, YieldBan, YieldHabit, calls_per_turn, slow_yield_ns};
 

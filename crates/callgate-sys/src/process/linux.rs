@@ -5,6 +5,7 @@ mod cpus;
 mod generation;
 mod moment;
 mod pidfd;
+mod slice;
 mod tracked;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -17,6 +18,7 @@ pub use cpus::{cpus_allowed, cpus_usable};
 pub use generation::{generation, is_current};
 pub use moment::{pause_between_looks, pause_ns};
 pub use pidfd::PidFd;
+pub use slice::Slice;
 pub(crate) use tracked::TrackedFd;
 
 /// Gives this process's id.

@@ -9,17 +9,17 @@ mod sim;
 pub(crate) use linux::TrackedFd;
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::{
-    PidFd, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu, fresh_number, generation,
-    gid, is_current, is_realtime, overflow_uid, pause_between_looks, pause_ns, pid, raise_nofile,
-    uid, will_write, yield_now,
+    PidFd, Slice, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu, fresh_number,
+    generation, gid, is_current, is_realtime, overflow_uid, pause_between_looks, pause_ns, pid,
+    raise_nofile, uid, will_write, yield_now,
 };
 #[cfg(callgate_sim)]
 pub(crate) use sim::pid_of;
 #[cfg(callgate_sim)]
 pub use sim::{
-    PidFd, ProcessLocal, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu, fresh_number,
-    generation, gid, is_current, is_realtime, overflow_uid, pause_between_looks, pause_ns, pid,
-    raise_nofile, uid, will_write, yield_now,
+    PidFd, ProcessLocal, Slice, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu,
+    fresh_number, generation, gid, is_current, is_realtime, overflow_uid, pause_between_looks,
+    pause_ns, pid, raise_nofile, uid, will_write, yield_now,
 };
 
 /// Who a process is, as the kernel says. It is never taken from a message.

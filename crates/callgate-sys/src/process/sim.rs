@@ -93,6 +93,18 @@ pub fn fresh_number() -> u64 {
     inside().world.lock().rng.number().max(1)
 }
 
+/// Slices are not simulated: the order in which tasks run is the seed's.
+#[derive(Debug, Default)]
+pub struct Slice;
+
+impl Slice {
+    /// Changes nothing.
+    pub fn shorten(&mut self) {}
+
+    /// Changes nothing.
+    pub fn lengthen(&mut self) {}
+}
+
 /// No simulated task has a real-time policy.
 pub fn is_realtime() -> bool {
     false

@@ -11,11 +11,11 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use callgate_proto::Violation;
 use callgate_proto::arena::{Block, Outgoing, REGIONS_MAX};
-use callgate_proto::body::{Body, Content, Place, Think};
+use callgate_proto::body::{Body, Content, Place};
 use callgate_proto::cell::{Deadline, Ring, Turn};
 use callgate_proto::chain::{Lease, Lone, Submitter, Ticket, publish};
 use callgate_proto::life::Life;
-use callgate_proto::pace::CallerPace;
+use callgate_proto::pace::{CallerPace, Thinking};
 use callgate_proto::wire::{Message, Welcome};
 use callgate_sys::process::{self, Identity, PidFd};
 use callgate_sys::shm::{PayloadWriter, page_size};
@@ -76,7 +76,7 @@ struct Submit {
     blocks: Vec<Option<Block>>,
     /// The cell of a far reply that was read and not released, since the next call goes there, which says the same.
     unreleased: Option<u16>,
-    slept_at_ns: Option<u64>,
+    thinking: Thinking,
     /// Number of the next call when it was tidied last.
     tidied_at: u64,
     quiet_rounds: u32,
@@ -145,7 +145,7 @@ impl Connection {
             given_up: Vec::new(),
             blocks: Vec::new(),
             unreleased: None,
-            slept_at_ns: None,
+            thinking: Thinking::default(),
             tidied_at: 0,
             quiet_rounds: 0,
             tidying: false,
@@ -225,10 +225,7 @@ impl Connection {
         sys_process::will_write(self.control.cell(ticket.cell));
         // If there is one, it is this call's cell.
         submit.unreleased = None;
-        let think = match submit.slept_at_ns.take() {
-            Some(slept_at_ns) => Think::from_ns(clock::now_ns().saturating_sub(slept_at_ns)),
-            None => Think::UNKNOWN,
-        };
+        let think = submit.thinking.ended(clock::now_ns);
         let has_block = block.is_some();
         if has_block {
             submit.keep_block(ticket.cell, block);
@@ -292,9 +289,7 @@ impl Connection {
         if sent.has_block {
             submit.give_back_block(cell);
         }
-        if slept {
-            submit.slept_at_ns = Some(clock::now_ns());
-        }
+        submit.thinking.answered(slept, clock::now_ns);
         drop(submit);
         self.tell_room();
     }

@@ -18,6 +18,7 @@ use callgate_proto::chain::Taken;
 use callgate_proto::pace::{Gaps, SizeClass, WorkerPace, YieldBan, YieldHabit};
 use callgate_sys::collections::HashMap;
 use callgate_sys::poller::Event;
+use callgate_sys::process::Slice;
 use callgate_sys::{clock, process, thread};
 
 pub(crate) use link::Admitted;
@@ -60,6 +61,7 @@ pub(super) struct Worker<H> {
     events: Vec<Event>,
     pace: WorkerPace,
     ban: YieldBan,
+    slice: Slice,
     never_yield: bool,
     next_tick_ns: Option<u64>,
     looked_ns: u64,
@@ -77,6 +79,8 @@ pub(super) struct Worker<H> {
     gave_way: u64,
     /// When the last sleep ended, while no call was taken since.
     woken_ns: Option<u64>,
+    /// It has given way since the last call that ended a sleep.
+    has_given_way: bool,
     /// Whether the last look at the poller found something.
     found_events: bool,
     /// The count of the desk's bell that was answered.
@@ -100,6 +104,7 @@ impl<H: Handler> Worker<H> {
             events: Vec::new(),
             pace: WorkerPace::default(),
             ban: YieldBan::default(),
+            slice: Slice::default(),
             never_yield: process::is_realtime(),
             looked_ns: 0,
             cpu_hint: 0,
@@ -110,6 +115,7 @@ impl<H: Handler> Worker<H> {
             passed_with_work: false,
             gave_way: 0,
             woken_ns: None,
+            has_given_way: false,
             found_events: false,
             bell_seen: 0,
         }

@@ -76,7 +76,7 @@ impl<H: Handler> Worker<H> {
             if rest.budget_ns > 0 {
                 self.pace.dry();
             }
-            self.sleep();
+            self.sleep(now_ns);
             rest.is_over = true;
         } else {
             rest.yielded_ns = self.give_way(now_ns);
@@ -90,7 +90,8 @@ impl<H: Handler> Worker<H> {
     #[cold]
     fn sleep_soon(&mut self, rest: &mut Rest) {
         let now_ns = clock::now_ns();
-        if rest.passes == 0 && !self.active.is_empty() && !self.pace.is_long() {
+        let has_given_way = std::mem::take(&mut self.has_given_way);
+        if rest.passes == 0 && !has_given_way && !self.active.is_empty() && !self.pace.is_long() {
             rest.yielded_ns = self.give_way(now_ns);
             if rest.yielded_ns.is_some() {
                 rest.passes = 1;
@@ -98,9 +99,21 @@ impl<H: Handler> Worker<H> {
             }
         }
         if !self.look_around(now_ns) || !self.found_events {
-            self.sleep();
+            self.sleep(now_ns);
         }
         rest.is_over = true;
+    }
+
+    /// The call that ended a sleep is answered. Where the next one is far, lets the caller run at once, if it waits for this
+    /// CPU: what a worker has to do besides comes after that, and before it sleeps again.
+    #[cold]
+    fn answered_sparse(&mut self, now_ns: u64) {
+        if self.is_sparse() {
+            self.has_given_way = self.give_way(now_ns).is_some();
+            // A client on this CPU that wakes us again lets us run at once, and needs no yield for it.
+            self.slice.shorten();
+        }
+        self.see_where();
     }
 
     /// A pass had calls: learns from what came before it.
@@ -124,6 +137,8 @@ impl<H: Handler> Worker<H> {
         // Who was just woken looks before it sleeps again, when nobody waits for it.
         if woken_ns.is_none() || self.has_news() {
             self.look_around(now_ns);
+        } else {
+            self.answered_sparse(now_ns);
         }
         if self.is_crowded() {
             // A crowd: its clients yield to each other and to us; see `CallerPace::yields_first`.
@@ -133,12 +148,22 @@ impl<H: Handler> Worker<H> {
                 self.give_way(now_ns);
             }
         }
+        if self.is_sparse() {
+            return;
+        }
+        // Threads that yield to each other take turns where their slices are alike.
+        self.slice.lengthen();
         if self.active.len() == 1
             && !self.habit.yields_first()
             && !self.pace.sleeps_at_once(self.shared.wait)
         {
             process::pause_ns(self.gaps[self.size].ns());
         }
+    }
+
+    /// Whether each call comes alone, long after the last one, and is short.
+    fn is_sparse(&self) -> bool {
+        self.pace.sleeps_at_once(self.shared.wait) && !self.pace.is_long() && !self.is_crowded()
     }
 
     /// Whether there are more threads than CPUs: the clients, and this one.
@@ -176,7 +201,8 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Arms all connections and sleeps until one rings, or something is due.
-    fn sleep(&mut self) {
+    fn sleep(&mut self, now_ns: u64) {
+        self.do_what_is_due(now_ns);
         for at in 0..self.active.len() {
             self.tidy_later(self.active[at]);
         }
@@ -187,7 +213,7 @@ impl<H: Handler> Worker<H> {
             match self.sleep_on_words(due_ns) {
                 Some(true) => return,
                 Some(false) => {}
-                None => return self.is_awake(),
+                None => return self.is_awake(false),
             }
         }
         if !self.active.iter().all(|index| self.arm(*index, Doorbell::Socket).is_some()) {
@@ -199,7 +225,7 @@ impl<H: Handler> Worker<H> {
             }
         }
         self.wait(due_ns);
-        self.is_awake();
+        self.is_awake(!self.found_events);
     }
 
     /// Sleeps on the words of the active connections. `Some(true)`: there was something to take. `Some(false)`: the
@@ -236,14 +262,17 @@ impl<H: Handler> Worker<H> {
         self.links[index].as_ref().and_then(|link| link.arm(bell))
     }
 
-    fn is_awake(&mut self) {
+    /// Goes on after a sleep. Somebody may wait for the answer to what ended it, so the rest of what a worker has to do
+    /// comes later: see `answered_sparse`, and `sleep`.
+    fn is_awake(&mut self, timed_out: bool) {
         let now_ns = clock::now_ns();
         self.woken_ns = Some(now_ns);
-        self.see_where();
         if self.has_news() {
             self.answer_bell();
         }
-        self.do_what_is_due(now_ns);
+        if timed_out {
+            self.do_what_is_due(now_ns);
+        }
     }
 
     /// Whether the poller may have something: the bell was rung, or the last look found something, of which more may be
