@@ -12,17 +12,21 @@
 //! | [`bounded`] | time limits: nothing in a test waits for ever, and nothing waits a fixed time |
 //! | [`hostile`] | a client that speaks the protocol by hand, and badly |
 //! | [`memory`] | descriptors that are not what they should be |
+//! | [`fuse`] | a file whose file system is this process |
 //! | [`roles`] | what `testpeer` can be |
 //! | [`liars`] | the campaign of liars |
+//! | [`row`] | a row of a campaign's table |
 
 pub mod bounded;
 pub mod data;
+pub mod fuse;
 pub mod hostile;
 pub mod liars;
 pub mod memory;
 pub mod peer;
 pub mod rng;
 pub mod roles;
+pub mod row;
 pub mod usage;
 
 pub use bounded::{BOUND, until, within};

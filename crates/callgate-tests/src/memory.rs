@@ -1,7 +1,7 @@
 //! Descriptors that are not what they should be: every kind of thing that a peer could send in place of sealed memory.
 
 use std::io::Write;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::fs::{
     FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
@@ -112,11 +112,72 @@ pub fn impostors(len: u64, seals: SealFlags) -> Vec<(&'static str, OwnedFd)> {
             }
         }),
     ];
+    all.extend(unusual(len, seals));
     if seals.contains(SealFlags::FUTURE_WRITE) {
         all.push(("without FUTURE_WRITE", memfd(len, true, seals - SealFlags::FUTURE_WRITE)));
     } else {
+        all.push(("opened for reading only", reopened(len, seals, libc::O_RDONLY)));
         all.push(("sealed against writing", memfd(len, true, seals | SealFlags::WRITE)));
         all.push(("sealed for payload", memfd(len, true, payload_seals())));
     }
     all
+}
+
+/// Proper memory, by a descriptor that was opened anew with these flags.
+fn reopened(len: u64, seals: SealFlags, flags: libc::c_int) -> OwnedFd {
+    let fd = memfd(len, true, SealFlags::empty());
+    let path = format!("/proc/self/fd/{}\0", fd.as_raw_fd());
+    // SAFETY: the path is a C string, and the result, checked, is a new descriptor that nobody else owns.
+    let again = unsafe {
+        let again = libc::open(path.as_ptr().cast(), flags | libc::O_CLOEXEC);
+        assert!(again >= 0, "{}", std::io::Error::last_os_error());
+        OwnedFd::from_raw_fd(again)
+    };
+    fcntl_add_seals(&fd, seals).expect("seals");
+    again
+}
+
+/// What there is only on some systems, or is made in some other way. What cannot be had is left out, aloud.
+fn unusual(len: u64, seals: SealFlags) -> Vec<(&'static str, OwnedFd)> {
+    let mut all = vec![
+        ("opened for writing only", reopened(len, seals, libc::O_WRONLY)),
+        ("memory by a path only", reopened(len, seals, libc::O_PATH)),
+        ("an epoll", {
+            rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).expect("epoll")
+        }),
+    ];
+    let mut offer = |what, made: std::io::Result<OwnedFd>| match made {
+        Ok(fd) => all.push((what, fd)),
+        Err(error) => eprintln!("{what} is not tried: {error}"),
+    };
+    offer("huge pages", huge(seals));
+    offer("a file of /dev/shm", in_shm(len));
+    // SAFETY: the call takes flags only; its result is a new descriptor, or -1.
+    let secret = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
+    offer(
+        "secret memory",
+        match secret {
+            fd if fd < 0 => Err(std::io::Error::last_os_error()),
+            // SAFETY: the kernel has just made it, for nobody else.
+            fd => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
+        },
+    );
+    offer("a file of a file system in user space", crate::fuse::file(len));
+    all
+}
+
+fn huge(seals: SealFlags) -> std::io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    let fd = memfd_create("callgate-hostile", flags)?;
+    ftruncate(&fd, 2 << 20)?;
+    fcntl_add_seals(&fd, seals)?;
+    Ok(fd)
+}
+
+/// Memory all the same, but no memfd: it takes no seals.
+fn in_shm(len: u64) -> std::io::Result<OwnedFd> {
+    let path = std::path::Path::new("/dev/shm");
+    let mut file = tempfile::tempfile_in(path)?;
+    file.write_all(&vec![0; usize::try_from(len).expect("small")])?;
+    Ok(file.into())
 }

@@ -1,4 +1,5 @@
-//! An honest server. Arguments: `path`, `workers`, `in_flight`, `clients`, `clients_per_uid`, `bytes`, `request_bytes`,
+//! An honest server. Arguments: `path`, `workers`, `in_flight`, `clients`, `clients_per_uid`, `bytes`,
+//! `bytes_per_uid`, `request_bytes`,
 //! `reply_bytes`, `handshake_ms`, `access` (`owner`, `everyone`, or a group's id), `record` (a file for the ids of calls),
 //! `echo=1` (all methods but `CHECKED` echo), `wait=1` (serves only when told `go`).
 //!
@@ -144,6 +145,7 @@ fn options(words: &Words) -> ServerOptions {
     limits.clients = words.find("clients").unwrap_or(limits.clients);
     limits.clients_per_uid = words.find("clients_per_uid").unwrap_or(limits.clients_per_uid);
     limits.bytes_per_client = words.find("bytes").unwrap_or(limits.bytes_per_client);
+    limits.bytes_per_uid = words.find("bytes_per_uid").unwrap_or(limits.bytes_per_uid);
     limits.request_bytes = words.find("request_bytes").unwrap_or(limits.request_bytes);
     limits.reply_bytes = words.find("reply_bytes").unwrap_or(limits.reply_bytes);
     // Where the limit is not what is tested, a machine that is busy must not meet it.

@@ -1,0 +1,128 @@
+//! Death, false and real: who is stopped, traced or starved is not declared dead, and who is dead is found out soon.
+//!
+//! `deaths short`, `deaths long [SECONDS]`: rows of JSON on standard output. It starts itself in the roles `server`, `caller`,
+//! `client` and `spin`, which die with it.
+
+mod alive;
+mod detect;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use callgate::{Client, ClientOptions, Retry};
+use callgate_tests::peer::Words;
+use callgate_tests::roles::{self, command, say};
+use callgate_tests::row::Row;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (role, rest) = arguments.split_first().expect("a role");
+    let words = Words::parse(&rest.join(" "));
+    match role.as_str() {
+        "short" => return campaign(None),
+        "long" => {
+            return campaign(Some(
+                rest.first().map_or(u64::MAX, |text| text.parse().expect("seconds")),
+            ));
+        }
+        _ => {}
+    }
+    // SAFETY: no memory is passed.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    match role.as_str() {
+        "server" => {
+            prepare(&words);
+            roles::server::run(&words);
+        }
+        "client" => {
+            prepare(&words);
+            be_connected(&words);
+        }
+        "caller" => call_on(&words),
+        "spin" => spin(),
+        other => panic!("no role {other}"),
+    }
+    ExitCode::SUCCESS
+}
+
+fn campaign(seconds: Option<u64>) -> ExitCode {
+    let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.min(1 << 30)));
+    let mut failed = false;
+    let mut show = |row: Row| failed |= row.print();
+    alive::rows(until.is_some(), &mut show);
+    detect::rows(until, &mut show);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Touches `mib` mebibytes, which are kept, and allows a core dump into `cores` if that is given.
+fn prepare(words: &Words) {
+    let bytes = words.number("mib") as usize * (1 << 20);
+    if bytes > 0 {
+        let mut memory = vec![0u8; bytes];
+        for page in memory.chunks_mut(4096) {
+            page[0] = 1;
+        }
+        std::mem::forget(std::hint::black_box(memory));
+    }
+    if let Some(folder) = words.find::<String>("cores") {
+        std::env::set_current_dir(folder).expect("a folder for cores");
+        let all = rustix::process::Rlimit { current: None, maximum: None };
+        rustix::process::setrlimit(rustix::process::Resource::Core, all)
+            .expect("cores are allowed");
+    }
+}
+
+fn strict() -> ClientOptions {
+    let mut options = ClientOptions::default();
+    options.retry = Retry::Never;
+    options
+}
+
+/// Connects, calls once, and waits.
+fn be_connected(words: &Words) {
+    let path: String = words.find("path").expect("path");
+    let client = Client::connect_with(path.as_str(), strict()).expect("connect");
+    client.call(b"hello").expect("a reply");
+    say("connected");
+    while command().is_some() {}
+}
+
+/// Calls all the time, never connecting anew by itself. Says at the end how often, what failed, and the longest call.
+fn call_on(words: &Words) {
+    let path: String = words.find("path").expect("path");
+    let client = Client::connect_with(path.as_str(), strict()).expect("connect");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = stop.clone();
+    let calling = std::thread::spawn(move || {
+        let (mut calls, mut errors, mut longest) = (0u64, String::new(), Duration::ZERO);
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            let request = calls.to_le_bytes();
+            let began = Instant::now();
+            match client.call(&request) {
+                Ok(reply) if reply.to_vec() == request => {}
+                Ok(_) => errors.push_str("wrong bytes; "),
+                Err(error) => errors.push_str(&format!("{error}; ")),
+            }
+            longest = longest.max(began.elapsed());
+            calls += 1;
+            if errors.len() > 1_000 {
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        (calls, errors, longest)
+    });
+    say("calling");
+    while command().is_some_and(|line| line != "end") {}
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (calls, errors, longest) = calling.join().expect("it calls");
+    let failed = u32::from(!errors.is_empty());
+    say(&format!("end calls={calls} failed={failed} longest_us={} {errors}", longest.as_micros()));
+}
+
+fn spin() {
+    say("spinning");
+    loop {
+        std::hint::spin_loop();
+    }
+}
