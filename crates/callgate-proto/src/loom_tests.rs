@@ -120,6 +120,78 @@ fn a_reply_that_is_seen_is_whole() {
     });
 }
 
+/// EDGE led: who sees a detour sees the request that it leads to.
+#[test]
+fn a_detour_that_is_seen_leads_to_its_request() {
+    loom::model(|| {
+        let cells = cells(3);
+        let mut submitter = Submitter::new(3);
+        send(&mut submitter, cells.all(), 1, true);
+        let (mut intake, deferred) = (Intake::new(3), Deferred::default());
+        assert!(intake.take(&cells.cells, &cells.detour, &deferred).expect("honest").is_some());
+        let client = {
+            let cells = cells.clone();
+            thread::spawn(move || send(&mut submitter, cells.all(), 2, false))
+        };
+        if intake.is_waiting(&cells.cells, &cells.detour).expect("honest") {
+            let taken = intake.take(&cells.cells, &cells.detour, &deferred).expect("honest");
+            assert_eq!(taken.map(|taken| bytes(taken.request.body)), Some(vec![2; 16]));
+        }
+        client.join().expect("client");
+    });
+}
+
+/// EDGE answered: a worker that sees a cell free again has the server's books of it, whatever the client does.
+#[test]
+fn a_cell_that_is_free_again_comes_with_its_books() {
+    loom::model(|| {
+        let deferred = Arc::new(Deferred::default());
+        let books = Arc::new(loom::cell::UnsafeCell::new(0u32));
+        deferred.insert(1);
+        deferred.insert(2);
+        let answerer = {
+            let (deferred, books) = (deferred.clone(), books.clone());
+            thread::spawn(move || {
+                let write = books.get_mut();
+                std::hint::black_box(&write);
+                drop(write);
+                deferred.remove(1);
+            })
+        };
+        if !deferred.contains(1) {
+            let write = books.get_mut();
+            std::hint::black_box(&write);
+        }
+        answerer.join().expect("answerer");
+        assert!(deferred.contains(2) && deferred.count() == 1);
+    });
+}
+
+/// EDGE reply, where the client scribbles over the word all the time: what it gets at last is whole.
+#[test]
+fn a_scribbler_gets_a_whole_reply_too() {
+    loom::model(|| {
+        let cells = cells(3);
+        let (ticket, _) = send(&mut Submitter::new(3), cells.all(), 1, false);
+        let server = {
+            let cells = cells.clone();
+            thread::spawn(move || {
+                let cell = &cells[usize::from(ticket.cell)];
+                let _ = cell.publish_reply(ticket.turn, ReplyHead::default(), 9, &body(2));
+            })
+        };
+        let cell = &cells[usize::from(ticket.cell)];
+        for _ in 0..3 {
+            // ASLEEP, to and fro.
+            cell.futex().fetch_xor(1, Relaxed);
+        }
+        if let Ok(Some(reply)) = cell.poll_reply(ticket.turn) {
+            assert_eq!((bytes(reply.body), reply.word), (vec![2; 16], 9));
+        }
+        server.join().expect("server");
+    });
+}
+
 /// A caller that went to sleep is woken: publishing the reply saw ASLEEP, or going to sleep saw the reply.
 #[test]
 fn no_lost_reply_wake() {
@@ -536,6 +608,29 @@ fn nobody_keeps_what_has_ended() {
         let comes_again = shared.1.may_be(7);
         let sees_the_end = caller.join().expect("caller");
         assert!(sees_the_end || comes_again, "kept for ever");
+    });
+}
+
+/// EDGE lane, when another thread ended the connection: its watcher sees the end, then looks who keeps it.
+#[test]
+fn nobody_keeps_what_somebody_else_ended() {
+    loom::model(|| {
+        let shared = Arc::new((Life::default(), Kept::default()));
+        let caller = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                shared.1.say(7);
+                shared.0.has_ended()
+            })
+        };
+        let ender = {
+            let shared = shared.clone();
+            thread::spawn(move || shared.0.end())
+        };
+        let comes_again = shared.0.has_ended().then(|| shared.1.may_be(7));
+        let sees_the_end = caller.join().expect("caller");
+        ender.join().expect("ender");
+        assert!(sees_the_end || comes_again != Some(false), "kept for ever");
     });
 }
 
