@@ -82,7 +82,10 @@ impl Running<'_> {
 }
 
 impl Kept {
-    fn publish(&self, answer: Answer<'_>) -> Result<(), ReplyError> {
+    fn publish(&mut self, answer: Answer<'_>) -> Result<(), ReplyError> {
+        // Nobody reads the request any more. Let go of before the client may use its memory for something else, or retire
+        // it: what it retires in use counts against it.
+        drop(self.region.take());
         let Self { connection, taken, .. } = self;
         if !connection.is_ours() {
             return Err(ReplyError::Disconnected);
@@ -278,7 +281,7 @@ impl<'a> Call<'a> {
     fn finish(mut self, answer: Answer<'_>) -> Result<(), ReplyError> {
         match self.take() {
             Held::Running(running) => running.publish(answer),
-            Held::Kept(kept) => kept.publish(answer),
+            Held::Kept(mut kept) => kept.publish(answer),
             Held::Answered => answered(),
         }
     }
