@@ -327,6 +327,39 @@ mod tests {
     }
 
     #[test]
+    fn what_the_quota_leaves_is_used_to_the_last_page() {
+        let mut outgoing = Outgoing::new(1 << 20, 64, 4096);
+        assert_eq!(outgoing.place(1 << 20), Placing::Grow(1 << 20));
+        assert_eq!(outgoing.place((1 << 20) + 1), Placing::Full);
+        let whole = grown(&mut outgoing, 1 << 20);
+        assert_eq!((outgoing.total(), outgoing.place(1)), (1 << 20, Placing::Full));
+        outgoing.give_back(whole);
+        assert_eq!(outgoing.retire_unused(1 << 20), [], "as much may stay");
+        assert_eq!(outgoing.retire_unused((1 << 20) - 1), [(0, ())]);
+        assert_eq!((outgoing.total(), outgoing.place(1 << 20)), (0, Placing::Grow(1 << 20)));
+    }
+
+    #[test]
+    fn ids_count_and_use_is_told() {
+        let mut outgoing = Outgoing::new(u64::MAX, 2, 4096);
+        assert!(outgoing.is_unused());
+        for id in 0..3 {
+            assert_eq!(outgoing.next_id(), id);
+            let block = grown(&mut outgoing, 1 << 20);
+            assert_eq!((block.place.region, outgoing.is_unused()), (id, false));
+            outgoing.give_back(block);
+            assert!(outgoing.is_unused());
+            assert_eq!(outgoing.retire_unused(0), [(id, ())], "an id is used once");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a block of this region")]
+    fn giving_back_what_is_outside_is_caught() {
+        Arena::new(4096, 4).give_back(4096, 64);
+    }
+
+    #[test]
     fn there_are_never_more_regions_than_the_table_holds() {
         let mut outgoing = Outgoing::new(u64::MAX, 1, 4096);
         for _ in 0..REGIONS_MAX {

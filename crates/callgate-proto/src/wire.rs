@@ -397,6 +397,41 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn a_message_of_another_size_is_none() {
+        for len in 1..24 {
+            for (kind, right) in [(0, 1), (b'R', 16), (b'X', 8)] {
+                let mut bytes = vec![0; len];
+                bytes[0] = kind;
+                let wrong = Violation::new("message.kind", kind.into(), b'X'.into());
+                let decoded = Message::decode(&bytes);
+                assert_eq!(decoded.err(), (len != right).then_some(wrong), "{kind}, {len} bytes");
+            }
+        }
+        assert_eq!(Message::decode(&[]).err(), Some(Violation::new("message.size", 0, 1)));
+    }
+
+    #[test]
+    fn a_first_message_is_named_where_it_is_wrong() {
+        let none = |bytes: &[u8]| {
+            let hello = Hello::decode(bytes).err().map(|v| (v.field, v.found));
+            (hello, Answer::decode(bytes).err().map(|v| (v.field, v.found)))
+        };
+        let both = |hello, answer, found| (Some((hello, found)), Some((answer, found)));
+        let ours = prologue(Versions::OURS, KIND_STATUS);
+        let mut bytes = ours.as_bytes().to_vec();
+        assert_eq!(none(&bytes[..15]), both("hello.size", "answer.size", 15));
+        assert_eq!(none(&bytes), both("hello.size", "answer.size", 16));
+        bytes[0] = b'C';
+        let magic = u64::from_le_bytes(*b"Callgate");
+        assert_eq!(none(&bytes), both("hello.magic", "answer.magic", magic));
+        let empty = prologue(Versions { low: 7, high: 6 }, KIND_STATUS);
+        assert_eq!(none(empty.as_bytes()), both("hello.low", "answer.low", 7));
+        // All that is of another version begins with 16 bytes, and may end there.
+        let later = prologue(Versions { low: 900, high: 901 }, KIND_REFUSAL);
+        assert_eq!(none(later.as_bytes()), (None, None));
+    }
+
+    #[test]
     fn messages_round_trip() {
         for message in [
             Message::Bell,

@@ -189,3 +189,7 @@ pub(crate) fn block_bytes(region: &PayloadWriter, place: Place) -> *mut [u8] {
     let range = place.check(region.len() as u64).expect("a block of this region");
     std::ptr::slice_from_raw_parts_mut(region.as_ptr().wrapping_add(range.start), range.len())
 }
+
+#[cfg(test)]
+#[path = "region/tests.rs"] // Said, since callgate-fuzz includes this file from elsewhere.
+mod tests;

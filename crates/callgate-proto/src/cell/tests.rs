@@ -139,3 +139,119 @@ proptest! {
         let _ = cell.publish_reply(Turn(turn), ReplyHead::default(), 0, &self::body(b"x"));
     }
 }
+
+/// The bits are those of PROTOCOL.md, not only the same at both ends.
+#[test]
+fn the_state_word_is_as_the_protocol_says() {
+    let (cell, turn) = (Cell::default(), Turn(5));
+    let word = || cell.futex().load(Ordering::Relaxed);
+    assert_eq!(cell.arm_request(turn, None, Doorbell::Word), Some(0b1100));
+    assert_eq!((word(), cell.state.load(Ordering::Relaxed)), (0b1100, 0b1100));
+    assert_eq!(cell.arm_request(turn, None, Doorbell::Socket), Some(0b0100), "BELL goes again");
+    assert_eq!(
+        cell.publish_request(turn, head(), Deadline::NONE, (&body(b"")).into()),
+        Some(Doorbell::Socket)
+    );
+    assert_eq!(word(), 5 << 6 | 1 << 4);
+    assert_eq!(cell.arm_request(turn.next(), Some(turn), Doorbell::Word), Some(5 << 6 | 0b1_1100));
+    assert_eq!(cell.arm_reply(turn), Some(5 << 6 | 0b1_1101));
+    assert_eq!(cell.arm_reply(turn), Some(5 << 6 | 0b1_1101), "once more");
+    cell.cancel(turn);
+    assert_eq!(word(), 5 << 6 | 0b1_1111);
+    assert!(!cell.has_reply(turn).expect("a request, whatever flags it has"));
+    assert!(cell.publish_reply(turn, ReplyHead::default(), 0, &body(b"")));
+    assert_eq!(word(), 5 << 6 | 2 << 4 | 0b1100);
+    cell.release();
+    assert_eq!(word(), 5 << 6 | 3 << 4 | 0b1100);
+    assert_eq!(cell.disarm(), Some(Doorbell::Word));
+    assert_eq!(word(), 5 << 6 | 3 << 4);
+    cell.state.store(0b1000, Ordering::Relaxed);
+    assert_eq!(cell.disarm(), None, "BELL alone asks for nothing");
+}
+
+#[test]
+fn only_the_request_before_may_stand_where_the_server_arms() {
+    for (phase, turn, before, arms) in [
+        (1, 4, Some(4), true),
+        (1, 4, Some(3), false),
+        (1, 4, None, false),
+        (1, 5, Some(4), false),
+        (1, 5, Some(5), false),
+        (0, 0, None, true),
+        (2, 4, None, true),
+        (2, 4, Some(4), true),
+        (2, 5, Some(4), true),
+        (3, 4, None, true),
+    ] {
+        for flags in [0, 0b0011, 0b1100] {
+            let cell = Cell::default();
+            cell.state.store(turn << 6 | phase << 4 | flags, Ordering::Relaxed);
+            let armed = cell.arm_request(Turn(5), before.map(Turn), Doorbell::Word);
+            let expected = arms.then_some(turn << 6 | phase << 4 | flags | 0b1100);
+            assert_eq!(armed, expected, "phase {phase}, turn {turn}, before {before:?}");
+            let there = cell.has_request(Turn(5), before.map(Turn));
+            match (phase, turn, before) {
+                (1, 5, _) => assert_eq!(there, Ok(true)),
+                (1, _, before) if before != Some(turn) => {
+                    let found = u64::from(cell.state.load(Ordering::Relaxed));
+                    let allowed = 5 << 6 | 1 << 4;
+                    assert_eq!(there, Err(Violation::new("cell.state", found, allowed)));
+                }
+                _ => assert_eq!(there, Ok(false)),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reply_with_a_clients_flags_is_a_violation() {
+    for (word, is_reply) in [
+        (0b10_0000, true),
+        (0b10_1100, true),
+        (0b10_0001, false),
+        (0b10_0010, false),
+        (0b11_0000, false),
+        (0, false),
+    ] {
+        let cell = Cell::default();
+        cell.state.store(5 << 6 | word, Ordering::Relaxed);
+        let violation = Violation::new("cell.state", (5 << 6 | word).into(), 5 << 6 | 2 << 4);
+        let expected = if is_reply { Ok(true) } else { Err(violation) };
+        assert_eq!(cell.has_reply(Turn(5)), expected, "{word:#b}");
+    }
+}
+
+#[test]
+fn a_short_reply_is_read_at_once_and_others_are_not() {
+    let (cell, turn) = (Cell::default(), Turn::START.next());
+    assert!(cell.publish_request(turn, head(), Deadline::NONE, (&body(b"")).into()).is_none());
+    let says = ReplyHead { failure: false, active: 3, cpu: Some(1) };
+    assert!(!cell.publish_reply(turn, says, 9, &body(b"pong")));
+    let short = cell.read_short_reply().expect("short");
+    assert_eq!((short.status, short.body.bytes(), short.hints.active()), (9, &b"pong"[..], 3));
+    let (cell, failure) = (Cell::default(), ReplyHead { failure: true, ..says });
+    assert!(cell.publish_request(turn, head(), Deadline::NONE, (&body(b"")).into()).is_none());
+    assert!(!cell.publish_reply(turn, failure, 9, &body(b"pong")));
+    assert!(cell.read_short_reply().is_none());
+}
+
+#[test]
+fn turns_are_of_26_bits_and_half_of_them_come_after() {
+    assert_eq!(Turn::of_number((1 << 26) + 5), Turn(5));
+    assert_eq!(Turn::of_number((1 << 26) - 1), Turn((1 << 26) - 1));
+    let half = 1 << 25;
+    assert!(Turn(half - 1).is_after(Turn(0)) && !Turn(0).is_after(Turn(half - 1)));
+    assert!(!Turn(half).is_after(Turn(0)), "too far to tell");
+}
+
+#[test]
+fn a_deadline_is_the_end_of_its_tick() {
+    assert_eq!(Deadline::encode(0, 0), Deadline(1));
+    assert_eq!(Deadline::encode((1 << 16) - 1, 0), Deadline(1));
+    assert_eq!(Deadline::encode(1 << 16, 0), Deadline(2));
+    assert_eq!(
+        Deadline::encode(((1 << 32) - 1) << 16, ((1 << 32) - 1) << 16),
+        Deadline(1),
+        "0 is none"
+    );
+}

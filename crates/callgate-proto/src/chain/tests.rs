@@ -124,8 +124,8 @@ fn a_next_cell_out_of_range_busy_or_its_own_is_a_violation() {
             Deadline::NONE,
             (&number(1)).into(),
         );
-        let found = Intake::new(4).take(&cells, &detour, &deferred).err().map(|v| v.field);
-        assert_eq!(found, Some(field));
+        let found = Intake::new(4).take(&cells, &detour, &deferred).err();
+        assert_eq!(found, Some(Violation::new(field, next.into(), 3)));
     }
 }
 
@@ -180,4 +180,151 @@ proptest! {
         }
         prop_assert_eq!(deferred.count() as usize, taken.len());
     }
+}
+
+#[test]
+fn numbers_go_round_without_0() {
+    let last = u64::MAX >> NUMBER_SHIFT;
+    assert_eq!((after(1), after(last - 1), after(last)), (2, last, 1));
+    assert_eq!((before(2), before(last), before(1)), (1, last - 1, last));
+}
+
+#[test]
+fn a_detour_says_who_waits_where_and_what_comes() {
+    let (cells, detour, deferred) = (cells(4), Detour::default(), Deferred::default());
+    let mut submitter = Submitter::new(4);
+    assert_eq!(submitter.number(), 1);
+    let lone = submitter.draw(true).expect("free");
+    assert_eq!((lone.cell, lone.next, lone.detour(), submitter.number()), (0, 0, None, 2));
+    let other = submitter.draw(true).expect("free");
+    assert_ne!(other.next, other.cell, "it is not alone");
+    assert_eq!(other.detour(), Some((0, 2 << 16 | u64::from(other.cell))));
+    let mut intake = Intake::new(4);
+    assert_eq!(intake.cell(), 0);
+    for ticket in [lone, other] {
+        let content = number(7);
+        let _ =
+            publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, (&content).into());
+    }
+    for ticket in [lone, other] {
+        let taken = intake.take(&cells, &detour, &deferred).expect("honest").expect("there");
+        assert_eq!(
+            (taken.turn, taken.cell, intake.cell()),
+            (ticket.turn, ticket.cell, ticket.next)
+        );
+    }
+    // The lone call's cell is the next one's no more.
+    assert!(!submitter.put_back(lone.cell));
+    assert!(!submitter.put_back(other.cell));
+    assert_eq!((submitter.available(), submitter.number()), (3, 3));
+}
+
+#[test]
+fn a_place_is_lent_once_and_comes_back_as_it_was_left() {
+    // How often it is used, and whether the last one has ended.
+    for (calls, ended) in [(1, false), (1, true), (2, false), (2, true), (5, true)] {
+        let (mut submitter, lease) = (Submitter::new(4), Lease::default());
+        assert!(lease.begin().is_none(), "nothing is lent");
+        let first = submitter.draw(true).expect("free");
+        submitter.lend(&lease, &first);
+        assert!(lease.begin().is_none(), "it is in use");
+        assert!(!lease.end_of(first.turn.next(), first.cell), "another turn's");
+        assert!(!lease.end_of(first.turn, first.cell + 1), "another cell's");
+        let (mut turn, mut lone) = (first.turn, None);
+        for call in 1..=calls {
+            if call > 1 {
+                let begun = lease.begin().expect("lent");
+                turn = turn.next();
+                assert_eq!((begun.turn(), begun.cell()), (turn, first.cell));
+                assert!(lease.begin().is_none(), "it is in use");
+                lone = Some(begun);
+            }
+            if call < calls || ended {
+                let done = match lone {
+                    Some(lone) => lease.end(lone),
+                    None => lease.end_of(turn, first.cell),
+                };
+                assert!(done);
+            }
+        }
+        submitter.recall(&lease);
+        submitter.recall(&lease);
+        assert!(lease.begin().is_none() && !lease.end_of(turn, first.cell), "it was recalled");
+        assert_eq!(submitter.number(), calls + 1);
+        assert_eq!(submitter.available(), if ended { 3 } else { 2 });
+        let next = submitter.draw(true).expect("free");
+        assert_eq!(next.turn, turn.next());
+        assert_eq!(next.detour().is_some(), !ended);
+        assert_eq!(next.cell == first.cell, ended);
+        submitter.put_back(next.cell);
+        if !ended {
+            submitter.put_back(first.cell);
+        }
+        assert_eq!(submitter.available(), 3);
+    }
+}
+
+#[test]
+fn a_call_that_names_another_cell_lends_nothing() {
+    let (mut submitter, lease) = (Submitter::new(4), Lease::default());
+    let ticket = submitter.draw(false).expect("free");
+    submitter.lend(&lease, &ticket);
+    assert!(!lease.end_of(ticket.turn, ticket.cell), "nothing is lent");
+    // Nor does one whose number and turn have parted.
+    let mut late = Submitter::new(4);
+    late.turn = Turn::of_number(7);
+    let ticket = late.draw(true).expect("free");
+    late.lend(&lease, &ticket);
+    assert!(!late.lent && !lease.end_of(ticket.turn, ticket.cell), "nothing is lent");
+}
+
+#[test]
+fn a_server_arms_where_nothing_waits() {
+    let (cells, detour) = (cells(4), Detour::default());
+    let (mut submitter, intake) = (Submitter::new(4), Intake::new(4));
+    assert_eq!(intake.is_waiting(&cells, &detour), Ok(false));
+    assert_eq!(intake.arm(&cells, &detour, Doorbell::Socket), Some(0b0100));
+    assert_eq!(intake.arm(&cells, &detour, Doorbell::Word), Some(0b1100));
+    let ticket = submitter.draw(true).expect("free");
+    let content = number(1);
+    let ring =
+        publish(&cells, &detour, ticket, 0, Think::UNKNOWN, Deadline::NONE, (&content).into());
+    assert_eq!(ring, Ring::Word(0));
+    assert_eq!(intake.is_waiting(&cells, &detour), Ok(true));
+    assert_eq!(intake.arm(&cells, &detour, Doorbell::Socket), None);
+}
+
+#[test]
+fn any_cell_can_be_lent_up_to_the_last_number() {
+    let (mut submitter, lease) = (Submitter::new(4), Lease::default());
+    let first = submitter.draw(false).expect("free");
+    submitter.put_back(first.cell);
+    let lone = submitter.draw(true).expect("free");
+    assert!(lone.cell > 0 && lone.next == lone.cell);
+    submitter.lend(&lease, &lone);
+    assert!(submitter.lent && lease.end_of(lone.turn, lone.cell));
+    let begun = lease.begin().expect("lent");
+    assert_eq!((begun.turn(), begun.cell()), (lone.turn.next(), lone.cell));
+
+    let last = u64::MAX >> NUMBER_SHIFT;
+    assert!(lease::can_lend(last - 1, Turn::of_number(last - 1)));
+    assert!(!lease::can_lend(last, Turn::of_number(last)), "the next one would be 0");
+    assert!(!lease::can_lend(7, Turn::of_number(8)));
+    for number in [100_000, 1 << 27, last - 2] {
+        let (mut submitter, lease) = (Submitter::new(4), Lease::default());
+        (submitter.number, submitter.turn) = (number, Turn::of_number(number));
+        let lone = submitter.draw(true).expect("free");
+        submitter.lend(&lease, &lone);
+        assert!(lease.end_of(lone.turn, lone.cell));
+        assert_eq!(lease.begin().map(Lone::turn), Some(lone.turn.next()));
+    }
+    // The last call that is lent a place does not lend it on.
+    let (mut submitter, lease) = (Submitter::new(4), Lease::default());
+    (submitter.number, submitter.turn) = (last - 1, Turn::of_number(last - 1));
+    let lone = submitter.draw(true).expect("free");
+    submitter.lend(&lease, &lone);
+    assert!(submitter.lent && lease.end_of(lone.turn, lone.cell));
+    assert!(lease.begin().is_none());
+    submitter.recall(&lease);
+    assert_eq!((submitter.number(), submitter.available()), (last, 3));
 }
