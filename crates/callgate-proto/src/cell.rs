@@ -111,7 +111,7 @@ impl Turn {
     }
 
     #[inline]
-    fn bits(self) -> u32 {
+    pub(crate) fn bits(self) -> u32 {
         self.0 << TURN_SHIFT
     }
 }

@@ -66,8 +66,9 @@ pub struct Ticket {
 
 impl Ticket {
     /// Where the server waits for this call, when that is another cell; and what to tell it.
-    #[cfg(test)]
-    pub(crate) fn detour(&self) -> Option<(u16, u64)> {
+    #[cfg(any(test, feature = "snapshot"))]
+    #[must_use]
+    pub fn detour(&self) -> Option<(u16, u64)> {
         self.detour
     }
 }
@@ -304,7 +305,7 @@ impl Intake {
 
     /// Whether the next call stands elsewhere.
     #[inline(always)]
-    fn turns_off(&self, detour: &Detour) -> bool {
+    pub(crate) fn turns_off(&self, detour: &Detour) -> bool {
         self.own.is_some() && detour.word() >> NUMBER_SHIFT == self.number
     }
 
@@ -351,9 +352,15 @@ impl Intake {
     /// Returns the value of the cell's state word to sleep on, or `None` when there is something to take.
     #[must_use]
     pub fn arm(&self, cells: &[Cell], detour: &Detour, bell: Doorbell) -> Option<u32> {
-        let armed = cells[usize::from(self.cell)].arm_request(self.turn, self.own, bell)?;
+        let armed = self.arm_cell(cells, bell)?;
         // EDGE detour: looked for after arming; see `Cell::disarm`.
         if self.turns_off(detour) { None } else { Some(armed) }
+    }
+
+    /// The first half of [`Intake::arm`].
+    #[inline(always)]
+    pub(crate) fn arm_cell(&self, cells: &[Cell], bell: Doorbell) -> Option<u32> {
+        cells[usize::from(self.cell)].arm_request(self.turn, self.own, bell)
     }
 }
 
@@ -423,6 +430,13 @@ pub fn publish(
     }
     bell.map_or(Ring::No, |bell| bell.of(at))
 }
+
+/// The same as plain values, for the model checker; see [`crate::snapshot`].
+#[cfg(feature = "snapshot")]
+mod snapshot;
+
+#[cfg(feature = "snapshot")]
+pub use snapshot::{IntakeValues, SubmitterValues};
 
 #[cfg(all(test, not(loom)))]
 mod tests;

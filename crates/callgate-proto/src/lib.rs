@@ -28,6 +28,8 @@ pub mod layout;
 pub mod life;
 pub mod lock;
 pub mod pace;
+#[cfg(all(feature = "snapshot", not(loom)))]
+pub mod snapshot;
 mod sync;
 mod violation;
 pub mod wire;

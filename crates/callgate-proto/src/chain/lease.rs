@@ -36,11 +36,11 @@ const NUMBER_MAX: u64 = u64::MAX >> NUMBER_SHIFT;
 
 /// Whether, and as what, the place of the next call is lent. Private memory.
 #[derive(Default)]
-pub struct Lease(AtomicU64);
+pub struct Lease(pub(super) AtomicU64);
 
 /// The right, and the duty, to publish one call at the lent place, and to end it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lone(u64);
+pub struct Lone(pub(super) u64);
 
 /// A place that was lent, as it came back.
 pub(super) struct Recalled {
