@@ -7,6 +7,7 @@ use callgate_proto::body::{Content, INLINE_MAX};
 
 use super::connection::{Sending, Sent, Shared};
 use super::pending::{Pending, Reply, wait_for};
+use super::sending::{check_caller, check_length};
 use super::{Limit, time_limit};
 use crate::error::CallError;
 use crate::options::CallOptions;
@@ -37,7 +38,7 @@ unsafe impl Sync for Loan {}
 
 impl Loan {
     pub(super) fn new(connection: Shared, len: usize, limit: &Limit) -> Result<Self, CallError> {
-        super::check_length(&connection, len)?;
+        check_length(&connection, len)?;
         let bytes = if len <= INLINE_MAX {
             Bytes::Short([0; INLINE_MAX], len)
         } else {
@@ -82,7 +83,7 @@ impl Loan {
         if !connection.is_ours() {
             return Err(CallError::Forked);
         }
-        super::check_caller(connection)?;
+        check_caller(connection)?;
         if connection.has_ended() {
             return Err(connection.not_started());
         }
