@@ -8,8 +8,8 @@
 //!   and does nothing, but shows in `strace` just before the call or store that it announces;
 //! * list itself: with `CALLGATE_POINTS_LOG=PATH` every point met is appended to that file once.
 //!
-//! Built with `--cfg callgate_sim` a point calls the function that was given to `set_hook`: a
-//! simulated scheduler.
+//! With either cfg a point first calls the function that was given to `set_hook`, if one was: a driver that counts the
+//! passages and kills at one of them, or, with `--cfg callgate_sim`, a simulated scheduler.
 //!
 //! The crate knows nothing of what the points stand for.
 
@@ -30,9 +30,12 @@ macro_rules! at {
 pub fn hit(_name: &'static str) {}
 
 #[cfg(callgate_sim)]
-pub use hooked::{hit, set_hook};
+pub use hooked::{call as hit, set_hook};
 
-#[cfg(callgate_sim)]
+#[cfg(all(callgate_points, not(callgate_sim)))]
+pub use hooked::set_hook;
+
+#[cfg(any(callgate_points, callgate_sim))]
 mod hooked {
     use std::sync::OnceLock;
 
@@ -44,7 +47,7 @@ mod hooked {
     }
 
     /// Passes a point: calls the hook, if there is one.
-    pub fn hit(name: &'static str) {
+    pub fn call(name: &'static str) {
         if let Some(hook) = HOOK.get() {
             hook(name);
         }
@@ -84,6 +87,7 @@ mod active {
 
     /// Passes a point: kills, marks or logs as the environment asks.
     pub fn hit(name: &'static str) {
+        crate::hooked::call(name);
         let plan = plan();
         if plan.mark {
             // SAFETY: the buffer is valid for its length; the descriptor is invalid on purpose, so nothing is written.
