@@ -195,17 +195,23 @@ impl Raw {
     /// When it is not welcomed.
     #[must_use]
     pub fn connect(path: &Path, cells: u32, quota: u64) -> Self {
-        let socket = reach(path).expect("a listening server");
+        Self::try_connect(path, cells, quota).expect("welcome")
+    }
+
+    /// Connects to a server that may go at any moment; `None` when it did, or turned us away.
+    ///
+    /// # Panics
+    /// When it hangs, or this process has no memory.
+    #[must_use]
+    pub fn try_connect(path: &Path, cells: u32, quota: u64) -> Option<Self> {
+        let socket = reach(path).ok()?;
         let size = control_size(cells);
         let (control, fd) = Control::create(size).expect("memory");
-        send(&socket, &hello(cells, size as u64, quota), &[fd.as_fd()]).expect("sent");
-        match answer(&socket) {
-            Some(Answer::Welcome(_)) => {}
-            other => panic!("not welcome: {other:?}"),
-        }
+        send(&socket, &hello(cells, size as u64, quota), &[fd.as_fd()]).ok()?;
+        let Some(Answer::Welcome(_)) = answer(&socket) else { return None };
         let words = Words { control, cells };
         let submitter = Submitter::new(cells);
-        Self { socket, words, fd, submitter, regions: Vec::new() }
+        Some(Self { socket, words, fd, submitter, regions: Vec::new() })
     }
 
     /// Publishes a call and rings, whether or not the server wants it.

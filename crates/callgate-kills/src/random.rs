@@ -1,0 +1,393 @@
+//! Kills at random times, as fast as it goes: a timer of the kernel's ends each victim, in the middle of whatever it
+//! does.
+//!
+//! Lanes work beside each other. Some kill clients of a server that stays; some kill servers of a client that stays.
+//! Every so often a lane pauses, and looks at its survivor: is everything given back, did every call end rightly, and
+//! did none run twice? That makes a sample, too, from which it is told whether anything grows.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use callgate_tests::{Rng, Usage};
+
+use crate::arena::{Arena, Shared};
+use crate::client::Caller;
+use crate::kin::{Driver, Exit, Kin};
+use crate::report::Row;
+use crate::scenario::Scenario;
+use crate::slope::{Sample, Slopes};
+use crate::sweep::adopt_orphans;
+use crate::trial::{until, words};
+use crate::{alloc, others, server};
+
+/// Clients that are under way at a time in a lane.
+const VICTIMS: usize = 3;
+/// Kills between two looks at the survivor.
+const CLIENTS_A_LOOK: u64 = 150;
+const SERVERS_A_LOOK: u64 = 40;
+/// Calls that one client makes at most.
+const IDS: u64 = 512;
+/// Calls of a surviving client between two looks: fewer than the book remembers.
+const CALLS_A_LOOK: u64 = 60_000;
+const PROGRESS: Duration = Duration::from_secs(10);
+const FAILURES_MAX: u64 = 10;
+/// Bytes that a survivor may hold more than at rest before, for tables that grow.
+const BYTES_MORE: i64 = 128 << 10;
+/// Private mappings that it may have more: stacks that libc keeps of threads that ended, and the allocator's. What is
+/// lost with each kill would be thousands; the library's own are shared, of which there may be none more.
+const MAPS_MORE: usize = 64;
+
+/// How much is to be done.
+#[derive(Clone)]
+pub struct Effort {
+    pub kind: &'static str,
+    /// It ends after so many kills, or so much time.
+    pub kills: u64,
+    pub limit: Duration,
+    pub client_lanes: usize,
+    pub server_lanes: usize,
+    pub seed: u64,
+}
+
+/// What lanes count for all.
+struct Score {
+    clients: AtomicU64,
+    servers: AtomicU64,
+    calls: AtomicU64,
+    failed: AtomicU64,
+    longest_ns: AtomicU64,
+    slopes: Slopes,
+}
+
+/// What victims and survivors do, at random.
+const DOINGS: [Scenario; 7] = [
+    Scenario::Empty,
+    Scenario::Half,
+    Scenario::Full,
+    Scenario::Large,
+    Scenario::Cancel,
+    Scenario::Sleep,
+    Scenario::Detour,
+];
+
+/// Runs all, and tells how it went.
+pub fn run(effort: &Effort, folder: &Path) -> Row {
+    let began = Instant::now();
+    // SAFETY: zeroed atomics are valid, and there is nothing else in it.
+    let score: Shared<Score> = unsafe { Shared::new() };
+    let score = score.get();
+    let mut lanes: Vec<Kin> = Vec::new();
+    for number in 0..effort.client_lanes + effort.server_lanes {
+        let folder = folder.join(number.to_string());
+        std::fs::create_dir(&folder).expect("a folder for a lane");
+        // SAFETY: as above.
+        let arena: Shared<Arena> = unsafe { Shared::new() };
+        let arena = arena.get();
+        lanes.push(Kin::fork("a lane", arena, |_| {
+            adopt_orphans();
+            let rng = Rng::new(effort.seed ^ (number as u64) << 40);
+            let lane = Lane { arena, score, effort: effort.clone(), folder, began, number };
+            let done =
+                if number < effort.client_lanes { lane.clients(rng) } else { lane.servers(rng) };
+            if let Err(error) = done {
+                score.failed.fetch_add(1, Relaxed);
+                eprintln!("FAILED lane {number}: {error}");
+            }
+            0
+        }));
+    }
+    let kills = || score.clients.load(Relaxed) + score.servers.load(Relaxed);
+    let mut told = Instant::now();
+    while !lanes.is_empty() {
+        lanes.retain_mut(|lane| {
+            let end = lane.try_wait();
+            if end.is_some_and(|exit| exit != Exit::Code(0)) {
+                eprintln!("a lane ended with {end:?}");
+                score.failed.fetch_add(1, Relaxed);
+            }
+            end.is_none()
+        });
+        if told.elapsed() > PROGRESS {
+            told = Instant::now();
+            let seconds = began.elapsed().as_secs();
+            let failed = score.failed.load(Relaxed);
+            eprintln!("{seconds:>6} s: {} kills, {failed} failed", kills());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (clients, servers) = (score.clients.load(Relaxed), score.servers.load(Relaxed));
+    let took = began.elapsed();
+    let (growth, steady) = score.slopes.tell();
+    if !steady {
+        score.failed.fetch_add(1, Relaxed);
+        eprintln!("FAILED: a survivor grows: {growth}");
+    }
+    Row {
+        kind: effort.kind,
+        tried: clients + servers,
+        failed: score.failed.load(Relaxed),
+        longest_stall_ns: Some(score.longest_ns.load(Relaxed)),
+        seed: Some(effort.seed),
+        seconds: took,
+        note: format!(
+            "{clients} clients and {servers} servers killed, {:.0} a second, {} calls judged; {growth}",
+            (clients + servers) as f64 / took.as_secs_f64(),
+            score.calls.load(Relaxed),
+        ),
+    }
+}
+
+struct Lane {
+    arena: &'static Arena,
+    score: &'static Score,
+    effort: Effort,
+    folder: PathBuf,
+    began: Instant,
+    number: usize,
+}
+
+/// What a survivor was found to use at rest.
+type Rest = (Usage, i64);
+
+impl Lane {
+    fn is_over(&self) -> bool {
+        let score = self.score;
+        let kills = score.clients.load(Relaxed) + score.servers.load(Relaxed);
+        self.began.elapsed() > self.effort.limit
+            || kills >= self.effort.kills
+            || score.failed.load(Relaxed) >= FAILURES_MAX
+    }
+
+    fn clients(&self, mut rng: Rng) -> Result<(), String> {
+        let (arena, folder) = (self.arena, &self.folder);
+        let mut survivor = Kin::fork("the server", arena, |driver| {
+            server::run(arena, Scenario::Empty, folder, driver)
+        });
+        survivor.line()?;
+        let path = folder.join("s");
+        let _other = Kin::fork("another client", arena, |_| {
+            others::call_for_ever(arena, &path, Scenario::Empty)
+        });
+        let mut base = None;
+        let mut ids = 0;
+        while !self.is_over() {
+            let from = ids;
+            let mut killed = 0;
+            let mut victims = VecDeque::new();
+            while killed < CLIENTS_A_LOOK {
+                while victims.len() < VICTIMS {
+                    let (doing, delay_ns) = (*rng.one_of(&DOINGS), delay_ns(&mut rng));
+                    victims.push_back(Kin::fork("a victim", arena, |_| {
+                        end_after(delay_ns);
+                        be_a_client(arena, doing, folder, ids)
+                    }));
+                    ids += IDS;
+                }
+                let mut victim = victims.pop_front().expect("some");
+                self.must_be_killed(victim.wait()?)?;
+                killed += 1;
+                self.score.clients.fetch_add(1, Relaxed);
+            }
+            drop(victims);
+            self.look(&mut survivor, &mut base, from..ids)?;
+        }
+        Ok(())
+    }
+
+    fn servers(&self, mut rng: Rng) -> Result<(), String> {
+        let (arena, folder) = (self.arena, &self.folder);
+        let path = folder.join("o");
+        let mut other = Kin::fork("another server", arena, |driver| {
+            let options = Scenario::Empty.server_options();
+            server::serve(arena, Scenario::Empty, options, &path, driver)
+        });
+        other.line()?;
+        let seed = rng.next();
+        let mut survivor =
+            Kin::fork("the client", arena, |driver| be_the_client(arena, folder, seed, driver));
+        let mut base = None;
+        let mut ids = 0;
+        while !self.is_over() {
+            survivor.tell(&format!("run {ids}"));
+            for _ in 0..SERVERS_A_LOOK {
+                let delay_ns = 300_000 + 2 * delay_ns(&mut rng);
+                let mut victim = Kin::fork("the victim", arena, |driver| {
+                    end_after(delay_ns);
+                    server::run(arena, Scenario::Empty, folder, driver)
+                });
+                self.must_be_killed(victim.wait()?)?;
+                self.score.servers.fetch_add(1, Relaxed);
+            }
+            let mut last = Kin::fork("the next server", arena, |driver| {
+                server::run(arena, Scenario::Empty, folder, driver)
+            });
+            if last.line()? != "serving" {
+                return Err("the next server does not serve".into());
+            }
+            let line = survivor.ask("pause")?;
+            let to: u64 = line.parse().map_err(|_| format!("an id was expected, not {line}"))?;
+            if words(&last.ask("status")?)["violations"] != 0 {
+                return Err("an honest client is said to have broken the protocol".into());
+            }
+            last.tell("quit");
+            if last.wait()? != Exit::Code(0) {
+                return Err("the next server does not end well".into());
+            }
+            self.look(&mut survivor, &mut base, ids..to)?;
+            ids = to;
+        }
+        Ok(())
+    }
+
+    fn must_be_killed(&self, exit: Exit) -> Result<(), String> {
+        match (exit, self.arena.take_flaw()) {
+            (_, Some(flaw)) => Err(flaw),
+            (Exit::Signal(libc::SIGKILL), None) => Ok(()),
+            (other, None) => Err(format!("a victim ended with {other:?}")),
+        }
+    }
+
+    /// Looks at the survivor at rest, and at all that was called since the last look.
+    fn look(
+        &self,
+        survivor: &mut Kin,
+        base: &mut Option<Rest>,
+        ids: std::ops::Range<u64>,
+    ) -> Result<(), String> {
+        let arena = self.arena;
+        let calls = arena.others.calls.load(Relaxed);
+        until("others are served", || {
+            Ok((arena.others.calls.load(Relaxed) > calls + 1).then_some(()))
+        })?;
+        let mut last = None;
+        let found = until("the survivor comes to rest", || {
+            let status = words(&survivor.ask("status")?);
+            if status.get("violations").is_some_and(|count| *count != 0) {
+                return Err("an honest client is said to have broken the protocol".into());
+            }
+            let busy = ["held", "reply_bytes"]
+                .iter()
+                .any(|what| status.get(*what).is_some_and(|n| *n != 0));
+            if busy || status.get("clients").is_some_and(|clients| *clients != 1) {
+                return Ok(None);
+            }
+            let now = (survivor.usage(), status["live"]);
+            let fine = match base {
+                Some((usage, live)) => {
+                    now.0.is_back_to(&Usage { maps: usage.maps + MAPS_MORE, ..*usage })
+                        && now.1 < *live + BYTES_MORE
+                }
+                None => last.is_some_and(|last: Rest| last.0 == now.0),
+            };
+            last = Some(now);
+            Ok(fine.then_some(now))
+        });
+        let found = found.map_err(|error| format!("{error}: {last:?}, before: {base:?}"))?;
+        base.get_or_insert(found);
+        let calls = arena.book.check(ids.start, ids.end)?;
+        self.score.calls.fetch_add(calls, Relaxed);
+        let longest_ns = arena.others.longest_ns.swap(0, Relaxed);
+        self.score.longest_ns.fetch_max(longest_ns, Relaxed);
+        let (usage, live) = found;
+        self.score.slopes.add(
+            self.number,
+            Sample {
+                seconds: self.began.elapsed().as_secs_f64(),
+                rss_kib: usage.rss_kib as f64,
+                live: live as f64,
+                fds: usage.fds as f64,
+                longest_ms: longest_ns as f64 / 1e6,
+            },
+        );
+        arena.take_flaw().map_or(Ok(()), Err)
+    }
+}
+
+/// A random time: from nothing to a few milliseconds, short ones as likely as long ones.
+fn delay_ns(rng: &mut Rng) -> u64 {
+    let most = 1 << (12 + rng.below(11));
+    1 + rng.next() % most
+}
+
+/// Lets the kernel kill this process after a while.
+fn end_after(delay_ns: u64) {
+    // SAFETY: all zeros are a valid value of these plain structures, and the calls read live locals and write the
+    // timer.
+    unsafe {
+        let mut event: libc::sigevent = std::mem::zeroed();
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = libc::SIGKILL;
+        let mut timer: libc::timer_t = std::ptr::null_mut();
+        let made = libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer);
+        let mut when: libc::itimerspec = std::mem::zeroed();
+        when.it_value.tv_sec = (delay_ns / 1_000_000_000).cast_signed();
+        when.it_value.tv_nsec = (delay_ns % 1_000_000_000).cast_signed();
+        let set = libc::timer_settime(timer, 0, &raw const when, std::ptr::null_mut());
+        assert!(made == 0 && set == 0, "a timer: {}", std::io::Error::last_os_error());
+    }
+}
+
+/// A client that is going to be killed.
+fn be_a_client(arena: &'static Arena, doing: Scenario, folder: &Path, ids: u64) -> ! {
+    let caller = Caller::new(arena, doing, folder, true, ids);
+    while caller.ids.load(Relaxed) < ids + IDS - 64 {
+        caller.run();
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+/// The client that survives servers; a child's body.
+fn be_the_client(arena: &'static Arena, folder: &Path, seed: u64, mut driver: Driver) -> i32 {
+    let path = folder.join("o");
+    std::thread::spawn(move || others::call_for_ever(arena, &path, Scenario::Empty));
+    let mut callers: Vec<Caller> =
+        DOINGS.iter().map(|doing| Caller::new(arena, *doing, folder, false, 0)).collect();
+    callers.iter_mut().for_each(|caller| caller.is_tolerant = true);
+    let mut rng = Rng::new(seed);
+    while let Some(line) = driver.command() {
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("run", ids) => {
+                let from = ids.parse().expect("a number");
+                let paused = AtomicBool::new(false);
+                let mut next = std::thread::scope(|scope| {
+                    let working = scope.spawn(|| work(&callers, &paused, from, &mut rng));
+                    // The only thing that comes while it works.
+                    assert_eq!(driver.command().as_deref(), Some("pause"));
+                    paused.store(true, Relaxed);
+                    working.join().expect("no panic")
+                });
+                // Each of them reaches the server that is there now.
+                for caller in &callers {
+                    caller.ids.store(next, Relaxed);
+                    caller.clients.iter().for_each(|client| caller.until_answered(client));
+                    next = caller.ids.load(Relaxed);
+                }
+                driver.say(&next.to_string());
+            }
+            ("status", _) => driver.say(&format!("live={}", alloc::live_bytes())),
+            (other, _) => panic!("no command {other}"),
+        }
+    }
+    0
+}
+
+/// Calls until it is paused; gives the next id.
+fn work(callers: &[Caller], paused: &AtomicBool, from: u64, rng: &mut Rng) -> u64 {
+    let mut next = from;
+    while !paused.load(Relaxed) {
+        if next - from > CALLS_A_LOOK {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        }
+        let caller = rng.one_of(callers);
+        caller.ids.store(next, Relaxed);
+        caller.run();
+        let now = caller.ids.load(Relaxed);
+        next = now;
+    }
+    next
+}
