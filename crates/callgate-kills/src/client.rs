@@ -30,7 +30,7 @@ pub struct Caller {
 }
 
 /// A call that was sent: what its end is compared with.
-struct Begun {
+pub struct Begun {
     id: u64,
     reply_len: usize,
     began_ns: u64,
@@ -144,7 +144,8 @@ impl Caller {
         self.ended(&call, ended);
     }
 
-    fn submit(
+    /// Sends a call that is waited for later.
+    pub fn submit(
         &self,
         client: &Client,
         method: u32,
@@ -162,7 +163,8 @@ impl Caller {
         }
     }
 
-    fn wait(&self, sent: Option<(Begun, Pending)>) {
+    /// Waits for it.
+    pub fn wait(&self, sent: Option<(Begun, Pending)>) {
         if let Some((call, pending)) = sent {
             let ended = pending.wait();
             self.ended(&call, ended);

@@ -5,6 +5,7 @@
 //! kills forks short|long [SECONDS]     a fork at every kill point (the same)
 //! kills random short|long [SECONDS]    kills at random times, as many as can be
 //! kills soak short|long [SECONDS]      the same for a time, with all kinds of victims at once
+//! kills friends short|long             stopped clients, and thousands that vanish
 //! kills repeat SCENARIO client|server PLACE NTH [ACTION] [ROUNDS]
 //! kills discover                       which role passes which point
 //! ```
@@ -19,6 +20,7 @@
 //! | [`others`] | those who must not notice |
 //! | [`trial`] | one victim, and what must hold afterwards |
 //! | [`sweep`] | every point in every scenario |
+//! | [`friends`] | stopped and vanishing clients |
 //! | [`random`], [`slope`] | kills at random times; whether anything grows |
 
 mod alloc;
@@ -27,6 +29,7 @@ mod book;
 mod client;
 mod filter;
 mod forker;
+mod friends;
 mod hook;
 mod kin;
 mod others;
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
                 random::Effort { kind, kills, limit, client_lanes: 2, server_lanes: 2, seed };
             random::run(&effort, folder.path()).print()
         }
+        ["friends", length, ..] => friends::run(length == "long", folder.path()),
         ["repeat", scenario, role, place, nth, ref rest @ ..] if has_points() => {
             let number = |at: usize| rest.get(at).and_then(|text| text.parse().ok());
             let scenario = Scenario::find(scenario).expect("a scenario");
