@@ -1,6 +1,7 @@
 //! Death, false and real: who is stopped, traced or starved is not declared dead, and who is dead is found out soon.
 //!
-//! `deaths short`, `deaths long [SECONDS]`: rows of JSON on standard output. It starts itself in the roles `server`, `caller`,
+//! `deaths short`, `deaths long [SECONDS]`, `deaths detect` (of the long one, the kills only; for a machine that does nothing
+//! else): rows of JSON on standard output. It starts itself in the roles `server`, `caller`,
 //! `client` and `spin`, which die with it.
 
 mod alive;
@@ -19,11 +20,11 @@ fn main() -> ExitCode {
     let (role, rest) = arguments.split_first().expect("a role");
     let words = Words::parse(&rest.join(" "));
     match role.as_str() {
-        "short" => return campaign(None),
+        "short" => return campaign(true, None),
+        "detect" => return campaign(false, Some(u64::MAX)),
         "long" => {
-            return campaign(Some(
-                rest.first().map_or(u64::MAX, |text| text.parse().expect("seconds")),
-            ));
+            let seconds = rest.first().map_or(u64::MAX, |text| text.parse().expect("seconds"));
+            return campaign(true, Some(seconds));
         }
         _ => {}
     }
@@ -45,11 +46,13 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn campaign(seconds: Option<u64>) -> ExitCode {
+fn campaign(with_pauses: bool, seconds: Option<u64>) -> ExitCode {
     let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.min(1 << 30)));
     let mut failed = false;
     let mut show = |row: Row| failed |= row.print();
-    alive::rows(until.is_some(), &mut show);
+    if with_pauses {
+        alive::rows(until.is_some(), &mut show);
+    }
     detect::rows(until, &mut show);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
