@@ -33,3 +33,10 @@ with_points() {
     RUSTFLAGS="--cfg callgate_points" cargo build --release -q -p callgate-kills --target-dir "$target" >&2 || return 1
     run "$target/release/kills" "$@"
 }
+
+# aborting ARGUMENTS...: runs `kills` built so that a panic ends its process.
+aborting() {
+    local target=${CARGO_TARGET_DIR:-target}
+    cargo build --profile abort -q -p callgate-kills --target-dir "$target" >&2 || return 1
+    run "$target/abort/kills" "$@"
+}

@@ -1,5 +1,5 @@
 //! Clients that do nothing wrong, in odd states: stopped with all their calls in flight, or here for one call and
-//! gone, in thousands. The server and the other clients must not notice.
+//! gone, in thousands. The server and the other clients must not notice. The stage for such rows is here, too.
 
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,7 +14,7 @@ use crate::report::Row;
 use crate::scenario::Scenario;
 use crate::server::method;
 use crate::trial::{until, words};
-use crate::{others, server};
+use crate::{clocks, others, server, stuck, threads};
 
 /// Ids of one client's calls.
 const IDS: u64 = 64;
@@ -25,31 +25,64 @@ const CALLS_MEANWHILE: u64 = 100;
 /// Bytes that the server may hold more than at rest before, for tables that grow.
 const BYTES_MORE: i64 = 64 << 10;
 
-/// Runs both; true when nothing failed.
-pub fn run(long: bool, folder: &Path) -> bool {
-    let (stops, vanish) = if long { (10_000, 100_000) } else { (200, 10_000) };
-    [
-        row("stopped clients", folder, |stage| stage.stopped(stops)),
-        row("vanishing clients", folder, |stage| stage.vanishing(vanish)),
-    ]
-    .iter()
-    .all(Row::print)
+/// A row, and how it is made: the first number is larger in the long run.
+type Part = (&'static str, fn(u64, &Path) -> Row);
+
+const PARTS: [Part; 5] = [
+    ("stopped", |times, folder| {
+        on_stage("stopped clients", folder, |stage| stage.stopped(200 * times))
+    }),
+    ("vanishing", |times, folder| {
+        let clients = 2_000 * (times + 4);
+        on_stage("vanishing clients", folder, |stage| stage.vanishing(clients))
+    }),
+    ("threads", |times, folder| {
+        on_stage("threads that end", folder, |stage| threads::run(stage, 2_000 * times))
+    }),
+    ("stuck", |times, folder| stuck::run(3 * times, folder)),
+    ("clocks", clocks::run),
+];
+
+/// Runs all parts, or one; true when nothing failed.
+pub fn run(long: bool, only: Option<&str>, folder: &Path) -> bool {
+    let times = if long { 50 } else { 1 };
+    let parts = PARTS.iter().filter(|part| only.is_none_or(|only| only == part.0));
+    // All of them, also when one has failed.
+    parts.filter(|part| !(part.1)(times, folder).print()).count() == 0
 }
 
-fn row(
+/// A row of what is done to a stage, which must be as before afterwards.
+pub fn on_stage(
     kind: &'static str,
     folder: &Path,
     body: impl FnOnce(&mut Stage) -> Result<(), String>,
 ) -> Row {
+    judged(kind, |arena, tried| {
+        let mut stage = Stage::new(arena, folder)?;
+        let done = body(&mut stage).and_then(|()| stage.at_rest());
+        *tried = stage.tried;
+        done
+    })
+}
+
+/// A row of anything; what is done counts what it tried, and says a word about it.
+pub fn judged(
+    kind: &'static str,
+    body: impl FnOnce(&'static Arena, &mut u64) -> Result<String, String>,
+) -> Row {
     let began = Instant::now();
     // SAFETY: zeroed atomics are valid, and there is nothing else in it.
     let arena: Shared<Arena> = unsafe { Shared::new() };
+    let arena = arena.get();
     let mut tried = 0;
-    let done = Stage::new(arena.get(), folder).and_then(|mut stage| {
-        let done = body(&mut stage).and_then(|()| stage.at_rest());
-        tried = stage.tried;
-        done
-    });
+    let done = body(arena, &mut tried)
+        .and_then(|note| arena.take_flaw().map_or(Ok(note), Err))
+        .map_err(|error| {
+            format!(
+                "{error}{}",
+                arena.take_flaw().map_or_else(String::new, |flaw| format!("; {flaw}"))
+            )
+        });
     if let Err(error) = &done {
         eprintln!("FAILED {kind} after {tried}: {error}");
     }
@@ -65,13 +98,14 @@ fn row(
 }
 
 /// A server that is looked at, and a client that calls it all the time.
-struct Stage<'a> {
-    arena: &'static Arena,
-    folder: &'a Path,
-    server: Kin,
+pub struct Stage<'a> {
+    pub arena: &'static Arena,
+    pub folder: &'a Path,
     _other: Kin,
+    // Ends after the other client, who would notice.
+    server: Kin,
     base: (Usage, i64),
-    tried: u64,
+    pub tried: u64,
     next_id: u64,
 }
 
@@ -131,7 +165,8 @@ impl<'a> Stage<'a> {
         )
     }
 
-    fn ids(&mut self) -> u64 {
+    /// Ids for one client's calls.
+    pub fn ids(&mut self) -> u64 {
         self.next_id += IDS;
         self.next_id - IDS
     }

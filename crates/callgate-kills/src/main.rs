@@ -5,7 +5,8 @@
 //! kills forks short|long [SECONDS]     a fork at every kill point (the same)
 //! kills random short|long [SECONDS]    kills at random times, as many as can be
 //! kills soak short|long [SECONDS]      the same for a time, with all kinds of victims at once
-//! kills friends short|long             stopped clients, and thousands that vanish
+//! kills friends short|long [PART]      clients, handlers and clocks that do odd things
+//! kills aborts short|long              panics that abort (built with panic = "abort")
 //! kills repeat SCENARIO client|server PLACE NTH [ACTION] [ROUNDS]
 //! kills discover                       which role passes which point
 //! ```
@@ -21,12 +22,18 @@
 //! | [`trial`] | one victim, and what must hold afterwards |
 //! | [`sweep`] | every point in every scenario |
 //! | [`friends`] | stopped and vanishing clients |
+//! | [`threads`] | threads that end while calls of theirs are pending |
+//! | [`stuck`] | handlers that do not return |
+//! | [`clocks`] | steps of the wall clock |
+//! | [`aborts`] | panics that end the process |
 //! | [`random`], [`slope`] | kills at random times; whether anything grows |
 
+mod aborts;
 mod alloc;
 mod arena;
 mod book;
 mod client;
+mod clocks;
 mod filter;
 mod forker;
 mod friends;
@@ -40,7 +47,9 @@ mod scenario;
 mod scribble;
 mod server;
 mod slope;
+mod stuck;
 mod sweep;
+mod threads;
 mod trial;
 
 use std::process::ExitCode;
@@ -85,7 +94,12 @@ fn main() -> ExitCode {
                 random::Effort { kind, kills, limit, client_lanes: 2, server_lanes: 2, seed };
             random::run(&effort, folder.path()).print()
         }
-        ["friends", length, ..] => friends::run(length == "long", folder.path()),
+        ["friends", length, ref rest @ ..] => {
+            friends::run(length == "long", rest.first().copied(), folder.path())
+        }
+        ["aborts", length, ..] if aborts::ABORTS => {
+            aborts::run(if length == "long" { 5_000 } else { 100 }, folder.path()).print()
+        }
         ["repeat", scenario, role, place, nth, ref rest @ ..] if has_points() => {
             let number = |at: usize| rest.get(at).and_then(|text| text.parse().ok());
             let scenario = Scenario::find(scenario).expect("a scenario");

@@ -27,6 +27,8 @@ pub mod method {
     pub const DRAIN: u32 = 3;
     /// As [`LATER`], but so much later that the caller asks the kernel whether its server lives.
     pub const SLOW: u32 = 4;
+    /// Counts the run, and panics.
+    pub const PANIC: u32 = 5;
 }
 
 /// How much later the late answers come.
@@ -172,6 +174,10 @@ impl Work {
                 self.count(&call);
                 self.answer(call);
                 let _ = self.orders.send(Order::Restart { drain });
+            }
+            method::PANIC => {
+                self.count(&call);
+                panic!("a handler that panics");
             }
             _ => {
                 self.count(&call);

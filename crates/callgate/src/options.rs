@@ -97,7 +97,7 @@ pub struct ClientOptions {
     /// How long a server that was reached may take to answer the handshake, where no time limit of a call is shorter.
     /// Default 5 s: one that is stopped, or swapped out, is then reported with `DeadlineExceeded`.
     pub handshake: Duration,
-    /// Default time limit of a call. Default: none.
+    /// Default time limit of a call; see [`CallOptions::timeout`] for its clock. Default: none.
     pub timeout: Option<Duration>,
     /// How callers wait for replies. Default [`WaitPolicy::Balanced`].
     pub wait: WaitPolicy,
@@ -202,13 +202,16 @@ impl CallOptions {
     }
 
     /// Limits the call's duration, connecting included.
+    ///
+    /// As all time limits here, of clients and servers, it is one of `CLOCK_MONOTONIC`: setting the wall clock does not
+    /// move it, and time in which the machine is suspended does not count.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.limit = Some(TimeLimit::Timeout(timeout));
         self
     }
 
-    /// Ends the call at an instant of the monotonic clock.
+    /// Ends the call at an instant of the monotonic clock; see [`CallOptions::timeout`].
     #[must_use]
     pub fn deadline(mut self, deadline: Instant) -> Self {
         self.limit = Some(TimeLimit::Deadline(deadline));

@@ -47,8 +47,9 @@ const DESCRIPTORS_KEPT: u64 = 64;
 /// Answers calls. Closures `Fn(Call<'_>)` are handlers too.
 ///
 /// It runs on the server's worker threads. A connection is served by one worker, so a handler that takes long keeps the
-/// other clients of that worker waiting: defer such calls ([`Call::defer`]), or use more workers. A panic ends one call
-/// with a failure for its caller, nothing else.
+/// other clients of that worker waiting: defer such calls ([`Call::defer`]), or use more workers. While one never
+/// returns, calls of that worker's clients end at their deadlines, or when the server stops. A panic ends one call with a
+/// failure for its caller, nothing else; where panics abort, it ends the process, and callers get `Disconnected`.
 pub trait Handler: Send + Sync + 'static {
     /// Answers one call, or takes it away to answer it later.
     fn handle(&self, call: Call<'_>);
@@ -210,7 +211,8 @@ impl Server {
     }
 
     /// Stops now: the name is freed, connections end, and calls that are not answered yet end for their callers with
-    /// `Disconnected`. Handlers that are running run on. Returns without waiting for them; see [`Server::wait`].
+    /// `Disconnected`. Handlers that are running run on. Returns without waiting for any of it: the name is free a
+    /// moment later, also where a handler never returns; [`Server::wait`] waits for handlers, too.
     pub fn stop(&self) {
         if process::is_current(self.generation) {
             self.shared.advance(Phase::Stopping);
