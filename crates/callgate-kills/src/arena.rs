@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use callgate_sys::clock;
 
 use crate::book::Book;
+use crate::mix::Pids;
 use crate::points::PLACES;
+use crate::tenths::Tenths;
 
 /// What happens at the planned passage.
 pub mod action {
@@ -60,6 +62,10 @@ pub struct Arena {
     pub plan: Plan,
     pub others: Others,
     pub book: Book,
+    /// In the soak: how long calls of others took, who lied, and children of victims.
+    pub tenths: Tenths,
+    pub liars: Pids,
+    pub orphans: Pids,
     /// Longest time that a call which was pending at the death took to end.
     pub stall_ns: AtomicU64,
     note_len: AtomicUsize,

@@ -61,6 +61,23 @@ pub fn fork_now() {
     }
 }
 
+/// Forks after a while, in a thread of its own. The child is refused, lives on for a while, and ends.
+pub fn fork_after(arena: &'static Arena, delay: Duration, lives_ns: u64) {
+    std::thread::spawn(move || {
+        std::thread::sleep(delay);
+        // SAFETY: the child runs in this thread alone. It allocates, which glibc allows after a fork.
+        if unsafe { libc::fork() } == 0 {
+            arena.orphans.add_me();
+            if !is_refused() {
+                arena.flaw("a forked child was not refused");
+            }
+            std::thread::sleep(Duration::from_nanos(lives_ns));
+            // SAFETY: nothing of the parent's is to be run at exit.
+            unsafe { libc::_exit(0) }
+        }
+    });
+}
+
 /// Whether the parent's handles refuse to work.
 fn is_refused() -> bool {
     let Some(clients) = CLIENTS.get() else { return true };

@@ -4,7 +4,7 @@
 //! kills points short|long [SECONDS]    every kill point (built with --cfg callgate_points)
 //! kills forks short|long [SECONDS]     a fork at every kill point (the same)
 //! kills random short|long [SECONDS]    kills at random times, as many as can be
-//! kills soak short|long [SECONDS]      the same for a time, with all kinds of victims at once
+//! kills soak short|long [SECONDS]      the same for a time; victims are stopped, fork and lie, too
 //! kills friends short|long [PART]      clients, handlers and clocks that do odd things
 //! kills aborts short|long              panics that abort (built with panic = "abort")
 //! kills repeat SCENARIO client|server PLACE NTH [ACTION] [ROUNDS]
@@ -26,7 +26,8 @@
 //! | [`stuck`] | handlers that do not return |
 //! | [`clocks`] | steps of the wall clock |
 //! | [`aborts`] | panics that end the process |
-//! | [`random`], [`slope`] | kills at random times; whether anything grows |
+//! | [`random`], [`mix`] | kills at random times, and what else befalls victims |
+//! | [`slope`], [`tenths`] | whether anything grows, or becomes slower |
 
 mod aborts;
 mod alloc;
@@ -39,6 +40,7 @@ mod forker;
 mod friends;
 mod hook;
 mod kin;
+mod mix;
 mod others;
 mod points;
 mod random;
@@ -49,6 +51,7 @@ mod server;
 mod slope;
 mod stuck;
 mod sweep;
+mod tenths;
 mod threads;
 mod trial;
 
@@ -81,8 +84,15 @@ fn main() -> ExitCode {
             let limit = limit(rest, if length == "long" { 48 * 3_600 } else { 30 });
             let (kind, seed) = ("random kills", seed());
             eprintln!("{kind}: seed {seed}; repeat with CALLGATE_SEED={seed}");
-            let effort =
-                random::Effort { kind, kills, limit, client_lanes: 3, server_lanes: 2, seed };
+            let effort = random::Effort {
+                kind,
+                kills,
+                limit,
+                client_lanes: 3,
+                server_lanes: 2,
+                seed,
+                mixed: false,
+            };
             random::run(&effort, folder.path()).print()
         }
         ["soak", length, ref rest @ ..] => {
@@ -90,8 +100,15 @@ fn main() -> ExitCode {
             let (kind, seed) = ("soak", seed());
             eprintln!("{kind}: seed {seed}; repeat with CALLGATE_SEED={seed}");
             let kills = u64::MAX;
-            let effort =
-                random::Effort { kind, kills, limit, client_lanes: 2, server_lanes: 2, seed };
+            let effort = random::Effort {
+                kind,
+                kills,
+                limit,
+                client_lanes: 2,
+                server_lanes: 2,
+                seed,
+                mixed: true,
+            };
             random::run(&effort, folder.path()).print()
         }
         ["friends", length, ref rest @ ..] => {

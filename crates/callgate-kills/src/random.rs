@@ -10,17 +10,21 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use callgate::Client;
+use callgate_tests::liars::host;
 use callgate_tests::{Rng, Usage};
 
 use crate::arena::{Arena, Shared};
 use crate::client::Caller;
 use crate::kin::{Driver, Exit, Kin};
+use crate::mix::{Fate, LYING_NS, signal_after};
 use crate::report::Row;
 use crate::scenario::Scenario;
 use crate::slope::{Sample, Slopes};
 use crate::sweep::adopt_orphans;
+use crate::tenths::Tenths;
 use crate::trial::{until, words};
-use crate::{alloc, others, server};
+use crate::{alloc, forker, friends, mix, others, server};
 
 /// Clients that are under way at a time in a lane.
 const VICTIMS: usize = 3;
@@ -49,6 +53,8 @@ pub struct Effort {
     pub client_lanes: usize,
     pub server_lanes: usize,
     pub seed: u64,
+    /// Whether victims are stopped, fork and lie, too.
+    pub mixed: bool,
 }
 
 /// What lanes count for all.
@@ -58,6 +64,8 @@ struct Score {
     calls: AtomicU64,
     failed: AtomicU64,
     longest_ns: AtomicU64,
+    fates: [AtomicU64; 3],
+    tenths: Tenths,
     slopes: Slopes,
 }
 
@@ -91,6 +99,7 @@ pub fn run(effort: &Effort, folder: &Path) -> Row {
             let lane = Lane { arena, score, effort: effort.clone(), folder, began, number };
             let done =
                 if number < effort.client_lanes { lane.clients(rng) } else { lane.servers(rng) };
+            score.tenths.merge(&arena.tenths);
             if let Err(error) = done {
                 score.failed.fetch_add(1, Relaxed);
                 eprintln!("FAILED lane {number}: {error}");
@@ -124,6 +133,16 @@ pub fn run(effort: &Effort, folder: &Path) -> Row {
         score.failed.fetch_add(1, Relaxed);
         eprintln!("FAILED: a survivor grows: {growth}");
     }
+    let mut more = String::new();
+    if effort.mixed {
+        let (pace, steady) = score.tenths.tell();
+        if !steady {
+            score.failed.fetch_add(1, Relaxed);
+            eprintln!("FAILED: others become slower: {pace}");
+        }
+        let [stopped, forked, lied] = score.fates.each_ref().map(|count| count.load(Relaxed));
+        more = format!(" (of them {stopped} stopped before, {forked} forked, {lied} lied); {pace}");
+    }
     Row {
         kind: effort.kind,
         tried: clients + servers,
@@ -132,7 +151,7 @@ pub fn run(effort: &Effort, folder: &Path) -> Row {
         seed: Some(effort.seed),
         seconds: took,
         note: format!(
-            "{clients} clients and {servers} servers killed, {:.0} a second, {} calls judged; {growth}",
+            "{clients} clients and {servers} servers killed{more}, {:.0} a second, {} calls judged; {growth}",
             (clients + servers) as f64 / took.as_secs_f64(),
             score.calls.load(Relaxed),
         ),
@@ -163,9 +182,18 @@ impl Lane {
     fn clients(&self, mut rng: Rng) -> Result<(), String> {
         let (arena, folder) = (self.arena, &self.folder);
         let mut survivor = Kin::fork("the server", arena, |driver| {
-            server::run(arena, Scenario::Empty, folder, driver)
+            let mut options = Scenario::Empty.server_options();
+            if self.effort.mixed {
+                server::expect_liars();
+                // Those that lies are made for.
+                options.limits.bytes_per_client = host::BYTES;
+                options.limits.request_bytes = host::REQUEST_BYTES;
+                options.limits.reply_bytes = host::REQUEST_BYTES;
+            }
+            server::serve(arena, Scenario::Empty, options, &folder.join("s"), driver)
         });
         survivor.line()?;
+        arena.tenths.begin(self.effort.limit);
         let path = folder.join("s");
         let _other = Kin::fork("another client", arena, |_| {
             others::call_for_ever(arena, &path, Scenario::Empty)
@@ -176,21 +204,41 @@ impl Lane {
             let from = ids;
             let mut killed = 0;
             let mut victims = VecDeque::new();
+            let full = if self.effort.mixed { Some(self.stop_a_full_one(&mut ids)?) } else { None };
             while killed < CLIENTS_A_LOOK {
                 while victims.len() < VICTIMS {
                     let (doing, delay_ns) = (*rng.one_of(&DOINGS), delay_ns(&mut rng));
-                    victims.push_back(Kin::fork("a victim", arena, |_| {
-                        end_after(delay_ns);
-                        be_a_client(arena, doing, folder, ids)
-                    }));
+                    let (fate, seed) = self.fate(&mut rng);
+                    let victim = Kin::fork("a victim", arena, |_| {
+                        if fate == Fate::Lies {
+                            signal_after(LYING_NS, libc::SIGKILL);
+                            return mix::lie(arena, &path, seed);
+                        }
+                        signal_after(delay_ns, libc::SIGKILL);
+                        be_a_client(arena, doing, folder, ids, |clients| {
+                            forker::handles(clients);
+                            fate.befall(arena, seed, delay_ns);
+                        })
+                    });
+                    victims.push_back((victim, fate));
                     ids += IDS;
                 }
-                let mut victim = victims.pop_front().expect("some");
-                self.must_be_killed(victim.wait()?)?;
+                let (mut victim, fate) = victims.pop_front().expect("some");
+                match victim.wait()? {
+                    // It has told its lie.
+                    Exit::Code(0) if fate == Fate::Lies => {}
+                    exit => self.must_be_killed(exit)?,
+                }
                 killed += 1;
                 self.score.clients.fetch_add(1, Relaxed);
             }
             drop(victims);
+            if let Some(mut full) = full {
+                full.signal(libc::SIGCONT);
+                if full.ask("go on")? != "done" || full.wait()? != Exit::Code(0) {
+                    return Err("a client that was stopped does not go on".into());
+                }
+            }
             self.look(&mut survivor, &mut base, from..ids)?;
         }
         Ok(())
@@ -204,6 +252,7 @@ impl Lane {
             server::serve(arena, Scenario::Empty, options, &path, driver)
         });
         other.line()?;
+        arena.tenths.begin(self.effort.limit);
         let seed = rng.next();
         let mut survivor =
             Kin::fork("the client", arena, |driver| be_the_client(arena, folder, seed, driver));
@@ -213,8 +262,10 @@ impl Lane {
             survivor.tell(&format!("run {ids}"));
             for _ in 0..SERVERS_A_LOOK {
                 let delay_ns = 300_000 + 2 * delay_ns(&mut rng);
+                let (fate, seed) = self.fate(&mut rng);
                 let mut victim = Kin::fork("the victim", arena, |driver| {
-                    end_after(delay_ns);
+                    signal_after(delay_ns, libc::SIGKILL);
+                    fate.befall(arena, seed, delay_ns);
                     server::run(arena, Scenario::Empty, folder, driver)
                 });
                 self.must_be_killed(victim.wait()?)?;
@@ -241,6 +292,47 @@ impl Lane {
         Ok(())
     }
 
+    /// What comes to the next victim, and a seed for it. A server does not lie.
+    fn fate(&self, rng: &mut Rng) -> (Fate, u64) {
+        let seed = rng.next();
+        if !self.effort.mixed {
+            return (Fate::Nothing, seed);
+        }
+        let mut fate = Fate::draw(rng);
+        if fate == Fate::Lies && self.number >= self.effort.client_lanes {
+            fate = Fate::Stopped;
+        }
+        if let Some(at) = [Fate::Stopped, Fate::Forks, Fate::Lies].iter().position(|f| *f == fate) {
+            self.score.fates[at].fetch_add(1, Relaxed);
+        }
+        (fate, seed)
+    }
+
+    /// A client that is stopped with all its calls in flight.
+    fn stop_a_full_one(&self, ids: &mut u64) -> Result<Kin, String> {
+        let (arena, from) = (self.arena, *ids);
+        *ids += IDS;
+        let mut client = Kin::fork("the stopped client", arena, |driver| {
+            friends::be_full(&Caller::new(arena, Scenario::Half, &self.folder, false, from), driver)
+        });
+        client.line()?;
+        client.signal(libc::SIGSTOP);
+        Ok(client)
+    }
+
+    /// None but liars may have been accused.
+    fn accused(&self, survivor: &mut Kin) -> Result<(), String> {
+        let accused = survivor.ask("accused")?;
+        for (pid, what) in accused.split(' ').filter_map(|word| word.split_once('=')) {
+            if !pid.parse().is_ok_and(|pid| self.arena.liars.has(pid)) {
+                return Err(format!(
+                    "an honest client is said to have broken the protocol: {what}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn must_be_killed(&self, exit: Exit) -> Result<(), String> {
         match (exit, self.arena.take_flaw()) {
             (_, Some(flaw)) => Err(flaw),
@@ -262,9 +354,10 @@ impl Lane {
             Ok((arena.others.calls.load(Relaxed) > calls + 1).then_some(()))
         })?;
         let mut last = None;
+        arena.orphans.reap();
         let found = until("the survivor comes to rest", || {
             let status = words(&survivor.ask("status")?);
-            if status.get("violations").is_some_and(|count| *count != 0) {
+            if !self.effort.mixed && status.get("violations").is_some_and(|count| *count != 0) {
                 return Err("an honest client is said to have broken the protocol".into());
             }
             let busy = ["held", "reply_bytes"]
@@ -286,6 +379,10 @@ impl Lane {
         });
         let found = found.map_err(|error| format!("{error}: {last:?}, before: {base:?}"))?;
         base.get_or_insert(found);
+        if self.effort.mixed && self.number < self.effort.client_lanes {
+            self.accused(survivor)?;
+            arena.liars.clear();
+        }
         let calls = arena.book.check(ids.start, ids.end)?;
         self.score.calls.fetch_add(calls, Relaxed);
         let longest_ns = arena.others.longest_ns.swap(0, Relaxed);
@@ -298,6 +395,8 @@ impl Lane {
                 rss_kib: usage.rss_kib as f64,
                 live: live as f64,
                 fds: usage.fds as f64,
+                threads: usage.threads as f64,
+                shared: usage.shared as f64,
                 longest_ms: longest_ns as f64 / 1e6,
             },
         );
@@ -311,27 +410,16 @@ fn delay_ns(rng: &mut Rng) -> u64 {
     1 + rng.next() % most
 }
 
-/// Lets the kernel kill this process after a while.
-fn end_after(delay_ns: u64) {
-    // SAFETY: all zeros are a valid value of these plain structures, and the calls read live locals and write the
-    // timer.
-    unsafe {
-        let mut event: libc::sigevent = std::mem::zeroed();
-        event.sigev_notify = libc::SIGEV_SIGNAL;
-        event.sigev_signo = libc::SIGKILL;
-        let mut timer: libc::timer_t = std::ptr::null_mut();
-        let made = libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer);
-        let mut when: libc::itimerspec = std::mem::zeroed();
-        when.it_value.tv_sec = (delay_ns / 1_000_000_000).cast_signed();
-        when.it_value.tv_nsec = (delay_ns % 1_000_000_000).cast_signed();
-        let set = libc::timer_settime(timer, 0, &raw const when, std::ptr::null_mut());
-        assert!(made == 0 && set == 0, "a timer: {}", std::io::Error::last_os_error());
-    }
-}
-
 /// A client that is going to be killed.
-fn be_a_client(arena: &'static Arena, doing: Scenario, folder: &Path, ids: u64) -> ! {
+fn be_a_client(
+    arena: &'static Arena,
+    doing: Scenario,
+    folder: &Path,
+    ids: u64,
+    befall: impl FnOnce(&[Client]),
+) -> ! {
     let caller = Caller::new(arena, doing, folder, true, ids);
+    befall(&caller.clients);
     while caller.ids.load(Relaxed) < ids + IDS - 64 {
         caller.run();
     }

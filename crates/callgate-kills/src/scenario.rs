@@ -118,8 +118,11 @@ impl Scenario {
     pub fn client_options(self) -> Vec<ClientOptions> {
         let mut usual = ClientOptions::default();
         usual.timeout = Some(crate::kin::BOUND / 2);
+        // Also for a server that is stopped, or does not run for a while.
+        usual.handshake = crate::kin::BOUND;
         // The straight way of a call has no deadline.
         let mut plain = ClientOptions::default();
+        plain.handshake = usual.handshake;
         match self {
             Empty | Detour => vec![plain],
             Half => {

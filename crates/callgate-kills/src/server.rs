@@ -2,13 +2,15 @@
 
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use callgate::{Access, Call, Deferred, ServeError, Server, ServerOptions};
 use callgate_tests::data::{check_request, reply};
+use callgate_tests::liars::host;
+use callgate_tests::liars::notes::Notes;
 
 use crate::alloc::live_bytes;
 use crate::arena::Arena;
@@ -36,6 +38,19 @@ const LATER: Duration = Duration::from_micros(150);
 const SLOW: Duration = Duration::from_millis(1_100);
 /// A group that the system is made to refuse; see [`Scenario::Broken`].
 pub const REFUSED_GROUP: u32 = 54_321;
+
+/// What a server needs that is lied to.
+struct Lied {
+    notes: Notes,
+    held: Mutex<Vec<Deferred>>,
+}
+
+static LIED: OnceLock<Lied> = OnceLock::new();
+
+/// From now on clients of this process's servers may be liars, as the arena has them.
+pub fn expect_liars() {
+    LIED.get_or_init(|| Lied { notes: Notes::listen(), held: Mutex::default() });
+}
 
 /// What its threads ask the main one to do.
 enum Order {
@@ -132,7 +147,15 @@ fn obey(
                 }
             }
             Order::Command(line) => match line.as_str() {
+                // The processes that have broken the protocol since the last time, and how.
+                "accused" => {
+                    let accused = LIED.get().map(|lied| lied.notes.take()).unwrap_or_default();
+                    let _ = writeln!(say, "accused {accused}");
+                }
                 "status" => {
+                    if let Some(lied) = LIED.get() {
+                        lied.held.lock().expect("a list").clear();
+                    }
                     let status = server.as_ref().expect("there is one").status();
                     let _ = writeln!(
                         say,
@@ -162,6 +185,11 @@ fn answer_later(work: &Work, late: &Receiver<(Instant, Deferred)>) {
 
 impl Work {
     fn handle(&self, call: Call<'_>) {
+        if let Some(lied) = LIED.get()
+            && call.caller().pid.is_some_and(|pid| self.arena.liars.has(pid))
+        {
+            return host::handle(&lied.held, call);
+        }
         match call.method() {
             method::LATER | method::SLOW => {
                 let later = if call.method() == method::SLOW { SLOW } else { LATER };

@@ -8,14 +8,23 @@ pub struct Sample {
     pub rss_kib: f64,
     pub live: f64,
     pub fds: f64,
+    pub threads: f64,
+    pub shared: f64,
     pub longest_ms: f64,
 }
 
 const LANES: usize = 16;
-const KINDS: usize = 4;
-/// What may be measured as growth, from the first to the last look, where there is none: memory that the allocator
-/// keeps, and tables.
-const MOST: [(&str, f64); 2] = [("allocated bytes", 64.0 * 1024.0), ("descriptors", 0.5)];
+const KINDS: usize = 6;
+/// What is looked at, and what may be measured as its growth, from the first to the last look, where there is none:
+/// memory that the allocator keeps, and tables. Of times a line says nothing; they have tenths of their own.
+const MOST: [(&str, f64); KINDS] = [
+    ("allocated bytes", 64.0 * 1024.0),
+    ("descriptors", 0.5),
+    ("threads", 0.5),
+    ("shared mappings", 0.5),
+    ("KiB resident", 16.0 * 1024.0),
+    ("ms of the longest call of others", f64::INFINITY),
+];
 
 /// Sums for least squares, by lane and kind, in shared memory.
 pub struct Slopes {
@@ -26,7 +35,8 @@ impl Slopes {
     /// Takes a sample in. One lane is one process, so nobody else writes there.
     pub fn add(&self, lane: usize, sample: Sample) {
         let x = sample.seconds;
-        let values = [sample.live, sample.fds, sample.rss_kib, sample.longest_ms];
+        let Sample { live, fds, threads, shared, rss_kib, longest_ms, .. } = sample;
+        let values = [live, fds, threads, shared, rss_kib, longest_ms];
         for (sums, y) in self.sums[lane % LANES].iter().zip(values) {
             for (sum, more) in sums.iter().zip([1.0, x, y, x * x, x * y]) {
                 let now = f64::from_bits(sum.load(Relaxed)) + more;
@@ -56,12 +66,15 @@ impl Slopes {
                 grown[kind] = grown[kind].max(slope * width);
             }
         }
+        let words = |numbers: &[f64]| {
+            let words = numbers.iter().zip(MOST).map(|(n, (what, _))| format!("{n:.2} {what}"));
+            words.collect::<Vec<_>>().join(", ")
+        };
         let hour = steepest.map(|slope| slope * 3_600.0);
         let text = format!(
-            "steepest slopes of survivors an hour: {:.0} allocated bytes, {:.2} descriptors, {:.0} KiB \
-             resident, {:.2} ms of the longest call of others; grown in all by {:.0} bytes, {:.2} \
-             descriptors",
-            hour[0], hour[1], hour[2], hour[3], grown[0], grown[1],
+            "steepest slopes of survivors an hour: {}; grown in all by {}",
+            words(&hour),
+            words(&grown[..KINDS - 1]),
         );
         let steady = MOST.iter().zip(grown).all(|((_, most), grown)| grown <= *most);
         (text, steady)
@@ -78,7 +91,15 @@ mod tests {
     }
 
     fn sample(seconds: f64, live: f64) -> Sample {
-        Sample { seconds, rss_kib: 4_000.0, live, fds: 10.0, longest_ms: 1.0 }
+        Sample {
+            seconds,
+            rss_kib: 4_000.0,
+            live,
+            fds: 10.0,
+            threads: 4.0,
+            shared: 2.0,
+            longest_ms: 1.0,
+        }
     }
 
     #[test]
@@ -89,7 +110,7 @@ mod tests {
         let steep = slopes();
         (0..100).for_each(|at| steep.add(1, sample(f64::from(at), 1e6 + 1e4 * f64::from(at))));
         let (text, steady) = steep.tell();
-        assert!(!steady && text.contains("36000000 allocated bytes"), "{text}");
+        assert!(!steady && text.contains("36000000.00 allocated bytes"), "{text}");
         assert!(text.contains("grown in all by 9"), "{text}");
     }
 }

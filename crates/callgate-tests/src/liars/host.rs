@@ -61,8 +61,13 @@ pub fn run(words: &Words) {
     std::process::exit(0);
 }
 
+/// Answers a call of a liar, or holds it.
+///
 /// Like the handler of the other tests, but for the methods that would hurt an innocent server: those echo.
-fn handle(held: &Mutex<Vec<Deferred>>, call: Call<'_>) {
+///
+/// # Panics
+/// When another thread has while it held the list.
+pub fn handle(held: &Mutex<Vec<Deferred>>, call: Call<'_>) {
     match call.method() {
         method::CHECKED => {
             let bytes = call.request().to_vec();

@@ -76,7 +76,11 @@ pub fn run(words: &Words) {
     std::process::exit(0);
 }
 
-fn tell(path: &std::path::Path, name: &str, mut rng: Rng, calls: u64) -> &'static str {
+/// Connects, makes so many honest calls, tells the lie, and says what became of the connection.
+///
+/// # Panics
+/// When there is no lie of that name, or the server does not behave as a server of the campaign.
+pub fn tell(path: &std::path::Path, name: &str, mut rng: Rng, calls: u64) -> &'static str {
     if let Some(lie) = hello::LIES.iter().find(|lie| lie.0 == name) {
         (lie.2)(path, &mut rng);
         return "refused";
