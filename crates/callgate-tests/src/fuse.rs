@@ -1,9 +1,12 @@
-//! A file whose file system is this very process (FUSE): every look at it could ask us, and wait for the answer.
+//! A file of a file system in user space (FUSE): every look at it could ask a process, and wait for the answer.
+//!
+//! That process is one of its own, which nobody kills: who is killed with such a file open waits in the kernel until an
+//! answer comes, so it must not be the one who answers. It ends when the file has been closed everywhere.
 //!
 //! As much of the kernel's protocol (`linux/fuse.h`, 7.31) as opening and closing one file takes. Only root can mount it.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 const LOOKUP: u32 = 1;
@@ -18,6 +21,9 @@ const BATCH_FORGET: u32 = 42;
 /// The number of the file; 1 is the root.
 const FILE: u64 = 2;
 
+/// Whatever happens, the process is gone after so many seconds.
+const LIFE_S: u32 = 600;
+
 /// Opens a file of `len` bytes, as it says. It can be closed like any other; nothing else is served.
 ///
 /// # Errors
@@ -26,11 +32,35 @@ pub fn file(len: u64) -> io::Result<OwnedFd> {
     let device = std::fs::File::options().read(true).write(true).open("/dev/fuse")?;
     let folder = tempfile::tempdir()?;
     let mount = Mount::new(folder.path(), device.as_raw_fd())?;
-    std::thread::spawn(move || serve(device, len));
+    start(device, len)?;
     let file = std::fs::File::options().read(true).write(true).open(folder.path().join("file"))?;
     // The file system stays for as long as the file is open.
     drop(mount);
     Ok(file.into())
+}
+
+/// Starts the process that serves: a grandchild, so that nobody has to wait for it. It keeps nothing of ours.
+fn start(device: std::fs::File, len: u64) -> io::Result<()> {
+    // SAFETY: the children use system calls, and the allocator, which the C library keeps usable in a forked child. They
+    // end without running anything of this process's.
+    unsafe {
+        match libc::fork() {
+            -1 => return Err(io::Error::last_os_error()),
+            0 => {
+                if libc::fork() == 0 {
+                    libc::alarm(LIFE_S);
+                    libc::dup2(device.as_raw_fd(), 0);
+                    libc::close_range(1, u32::MAX, 0);
+                    serve(std::fs::File::from_raw_fd(0), len);
+                }
+                libc::_exit(0);
+            }
+            child => {
+                libc::waitpid(child, std::ptr::null_mut(), 0);
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Mount(std::ffi::CString);
@@ -109,4 +139,17 @@ fn attributes(node: u64, len: u64) -> Vec<u8> {
     body[64..68].copy_from_slice(&1u32.to_le_bytes());
     body[80..84].copy_from_slice(&4096u32.to_le_bytes());
     body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_can_be_looked_at_and_closed() {
+        match file(8192) {
+            Ok(file) => assert_eq!(std::fs::File::from(file).metadata().unwrap().len(), 8192),
+            Err(error) => eprintln!("left out: {error}"),
+        }
+    }
 }
