@@ -107,7 +107,8 @@ pub fn run(config: Config, scenario: impl FnOnce() + Send + 'static) -> Result<R
     let threads = std::mem::take(&mut state.threads);
     let report =
         Report { hash: state.hash, steps: state.steps, wakes: state.wakes, rings: state.rings };
-    let ended = state.ended.take().expect("it has ended");
+    // It stays ended: who ended it may run for a moment yet, and must not hand the baton to one that was dismissed.
+    let ended = state.ended.replace(Ok(())).expect("it has ended");
     drop(state);
     for thread in threads {
         use std::os::unix::thread::JoinHandleExt;
