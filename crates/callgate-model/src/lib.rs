@@ -9,7 +9,7 @@
 //! | step | stands for |
 //! | --- | --- |
 //! | `At::Idle` | `Client::connection`, `Client::reconnect`; or `Lease::begin` in `Client::exchange` |
-//! | `At::Lone` | `send_lone`: `Cell::publish_request` |
+//! | `At::Lone` | `publish_lone`: `Cell::publish_request` |
 //! | `At::Place`, `Room` | `Connection::place`, `make_room`, `announce`, `flush_retires` |
 //! | `At::Draw` | `Connection::send`: `Submitter::recall`, `Submitter::draw`, `wait_for_cell` |
 //! | `At::Publish`, `Lead`, `Disarm` | `chain::publish`: `Cell::publish_request`, `Detour::lead`, `Cell::disarm` |
@@ -32,10 +32,11 @@
 //! | `step_stopper` | `Shared::advance`, `close_connections`: `mark_gone`, membarrier, the hanging up |
 //! | `hang_up`, `kill_*` | the kernel; `start_server`: the name is taken over |
 //!
-//! What is left out: time (whatever may time out may do so at once; the slices of a sleep are left out, since they would
-//! hide a wake-up that was lost), decisions of pacing (a thread may look or sleep whenever it could), who waits for
-//! room (they are told that there is none), a client's full socket, the client's lane (which connection is the present one
-//! is found in one step), a worker with several connections, several workers, and lies.
+//! What is left out: time (whatever may time out may do so at once; the slices of a sleep are left out, since they
+//! would hide a wake-up that was lost), decisions of pacing (a thread may look or sleep whenever it could), who waits
+//! for room (they are told that there is none), a client's full socket, the memory that a lone caller keeps for its
+//! next far request (loom and callgate's tests/kept.rs have that), the client's lane (which connection is the present
+//! one is found in one step), a worker with several connections, several workers, and lies.
 
 mod acyclic;
 mod check;

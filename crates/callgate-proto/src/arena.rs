@@ -103,6 +103,16 @@ pub struct Block {
 }
 
 impl Block {
+    /// How long a payload there can be.
+    ///
+    /// # Panics
+    /// If there is no such block, which is a bug of the caller's.
+    #[inline]
+    #[must_use]
+    pub fn room(self) -> u64 {
+        footprint(self.place.len).expect("a block that was placed")
+    }
+
     /// The same room for a payload of another length, if that takes exactly as much.
     #[inline]
     #[must_use]

@@ -151,27 +151,49 @@ impl Submitter {
     /// may be done with the chain before [`Submitter::recall`].
     #[inline]
     pub fn lend(&mut self, lease: &Lease, drawn: &Ticket) {
-        debug_assert!(!self.lent, "lent already");
-        let number = before(self.number);
-        if drawn.next == drawn.cell && lease::can_lend(number, drawn.turn) {
-            lease.lend(number, drawn.cell);
-            self.lent = true;
-        }
+        self.lend_as(lease, drawn, false);
     }
 
-    /// Takes back what was lent. Then a lone call that was begun and has not ended counts as drawn.
+    /// The same where the call that was drawn has what is kept with the place. Returns whether it is lent.
     #[inline]
-    pub fn recall(&mut self, lease: &Lease) {
+    pub fn lend_with_kept(&mut self, lease: &Lease, drawn: &Ticket) -> bool {
+        self.lend_as(lease, drawn, true)
+    }
+
+    #[inline]
+    fn lend_as(&mut self, lease: &Lease, drawn: &Ticket, kept: bool) -> bool {
+        debug_assert!(!self.lent, "lent already");
+        let number = before(self.number);
+        self.lent = drawn.next == drawn.cell && lease::can_lend(number, drawn.turn);
+        if self.lent {
+            lease.lend(number, drawn.cell, kept);
+        }
+        self.lent
+    }
+
+    /// Whether the place of the next call is lent.
+    #[inline]
+    #[must_use]
+    pub fn is_lent(&self) -> bool {
+        self.lent
+    }
+
+    /// Takes back what was lent, and tells how it was left. Then a lone call that was begun and has not ended counts as drawn.
+    #[inline]
+    pub fn recall(&mut self, lease: &Lease) -> Left {
         if std::mem::take(&mut self.lent)
             && let Some(recalled) = lease.recall()
         {
             self.number = recalled.number;
             self.turn = Turn::of_number(recalled.number);
-            if !recalled.in_use {
-                self.out -= 1;
-                self.taken = false;
+            if recalled.in_use {
+                return if recalled.kept { Left::InUse(self.cell) } else { Left::Nothing };
             }
+            self.out -= 1;
+            self.taken = false;
+            return Left::Ended(self.cell);
         }
+        Left::Nothing
     }
 
     /// Cell of the next call, if nothing is drawn or put back before.
@@ -192,6 +214,17 @@ impl Submitter {
     pub fn available(&self) -> usize {
         self.free.len() - 1 - self.out
     }
+}
+
+/// How the callers of a place that was lent have left it; see [`Submitter::recall`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It was not lent, or its call goes on and uses nothing that is kept.
+    Nothing,
+    /// The last call in this cell, which is the next call's, has ended.
+    Ended(u16),
+    /// The call in this cell goes on, and has what was kept.
+    InUse(u16),
 }
 
 /// The server's end, owned by the worker that serves the connection.

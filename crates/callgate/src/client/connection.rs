@@ -2,6 +2,7 @@
 //!
 //! The order of locks is `submit`, then `incoming`; neither is held while a caller waits for a reply.
 
+mod kept;
 mod memory;
 mod room;
 
@@ -28,6 +29,8 @@ use crate::options::ClientOptions;
 use crate::region::{ControlView, Incoming, SharedBytes, Unusable};
 use crate::wait::{SLEEPERS_MAX, wake_sleepers};
 
+use kept::KeptRoom;
+
 /// Messages read from the socket at a time.
 const MESSAGES_MAX: usize = 4 * REGIONS_MAX;
 
@@ -52,6 +55,8 @@ pub(crate) struct Connection {
     submit: Mutex<Submit>,
     /// The place of the next call, while it is lent. Who has the lock has the place: it was recalled.
     pub(super) lease: Lease,
+    /// What who has the place sees of `Submit::kept`.
+    kept: KeptRoom,
     room: Condvar,
     room_waiters: AtomicU32,
     incoming: Mutex<Incoming>,
@@ -74,7 +79,10 @@ struct Submit {
     given_up: Vec<Sent>,
     /// Where the request of the call in each cell lies, if that is far; as long as need be.
     blocks: Vec<Option<Block>>,
-    /// The cell of a far reply that was read and not released, since the next call goes there, which says the same.
+    /// Where the last far request of a lone caller lay, for the next one's. Not while a call has it without the lock.
+    kept: Option<Block>,
+    /// The cell of a far reply that was read and not released, since the next call goes there, which says the same. Or of
+    /// one that was short: it is not known where the place was lent.
     unreleased: Option<u16>,
     thinking: Thinking,
     /// Number of the next call when it was tidied last.
@@ -92,6 +100,8 @@ pub(crate) struct Sent {
     next: u16,
     /// Whether its request lies in a block of `Submit::blocks`.
     has_block: bool,
+    /// Whether it lies in `Submit::kept`; also in a block of `Submit::blocks` from when the place of the call is recalled.
+    has_kept: bool,
     pub(crate) rang: bool,
     /// Length of the request; the largest there is stands for what is above it.
     pub(crate) bytes: u32,
@@ -100,12 +110,13 @@ pub(crate) struct Sent {
 impl Sent {
     /// A call at a place that was lent.
     #[inline]
-    pub(super) fn lone(lone: Lone, rang: bool, bytes: usize) -> Self {
+    pub(super) fn lone(lone: Lone, rang: bool, bytes: usize, has_kept: bool) -> Self {
         Self {
             turn: lone.turn(),
             cell: lone.cell(),
             next: lone.cell(),
             has_block: false,
+            has_kept,
             rang,
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
         }
@@ -144,6 +155,7 @@ impl Connection {
             unsent_retires: Vec::new(),
             given_up: Vec::new(),
             blocks: Vec::new(),
+            kept: None,
             unreleased: None,
             thinking: Thinking::default(),
             tidied_at: 0,
@@ -166,6 +178,7 @@ impl Connection {
             end: OnceLock::new(),
             submit: Mutex::new(submit),
             lease: Lease::default(),
+            kept: KeptRoom::default(),
             room: Condvar::new(),
             room_waiters: AtomicU32::new(0),
             incoming: Mutex::new(Incoming::new(options.bytes)),
@@ -192,12 +205,12 @@ impl Connection {
     #[inline]
     fn submit(&self) -> MutexGuard<'_, Submit> {
         let mut submit = self.submit.lock();
-        submit.submitter.recall(&self.lease);
+        submit.recall(&self.lease, &self.kept);
         submit
     }
 
     /// Publishes a call. On an error nothing was sent, and `block` has been given back.
-    #[inline]
+    #[inline(always)]
     pub(super) fn send(
         &self,
         sending: Sending,
@@ -226,13 +239,15 @@ impl Connection {
         // If there is one, it is this call's cell.
         submit.unreleased = None;
         let think = submit.thinking.ended(clock::now_ns);
-        let has_block = block.is_some();
-        if has_block {
-            submit.keep_block(ticket.cell, block);
-        }
         let (cells, detour) = (self.control.cells(), self.control.detour());
         let ring = publish(cells, detour, ticket, sending.method, think, deadline, content);
-        submit.submitter.lend(&self.lease, &ticket);
+        let (has_block, has_kept) = match block {
+            Some(block) => submit.lend_far(&self.lease, &self.kept, &ticket, block),
+            None => {
+                submit.submitter.lend(&self.lease, &ticket);
+                (false, false)
+            }
+        };
         if !submit.given_up.is_empty() {
             self.collect_late_replies(&mut submit);
         }
@@ -242,7 +257,7 @@ impl Connection {
         }
         let Ticket { turn, cell, next, .. } = ticket;
         let bytes = u32::try_from(content.len()).unwrap_or(u32::MAX);
-        Ok(Sent { turn, cell, next, has_block, rang: ring != Ring::No, bytes })
+        Ok(Sent { turn, cell, next, has_block, has_kept, rang: ring != Ring::No, bytes })
     }
 
     /// Wakes the server.
@@ -264,12 +279,14 @@ impl Connection {
     ///
     /// The server learns the latter from *released* or from the next request in the same cell. Where that is known to be
     /// the next call's cell nothing is stored, since the server polls that line, and would lose it and fetch it back.
-    /// No other call can need the memory before; if none comes at all, `tidy` releases it.
+    /// No other call can need the memory before; if none comes at all, `tidy` releases it. It surely comes while there is
+    /// memory for requests, as where a call has what is kept.
     #[inline]
     pub(super) fn finish(&self, sent: Sent, slept: bool, far: bool) {
         let cell = sent.cell;
         let may_be_next = sent.next == cell;
-        if may_be_next && !far && !slept && !sent.has_block && self.lease.end_of(sent.turn, cell) {
+        let without_lock = !slept && !sent.has_block && (!far || sent.has_kept);
+        if may_be_next && without_lock && self.lease.end_of(sent.turn, cell) {
             return;
         }
         if far && !may_be_next {
@@ -286,7 +303,7 @@ impl Connection {
                 self.control.cell(cell).release();
             }
         }
-        if sent.has_block {
+        if sent.has_block || sent.has_kept {
             submit.give_back_block(cell);
         }
         submit.thinking.answered(slept, clock::now_ns);

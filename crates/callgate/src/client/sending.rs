@@ -50,11 +50,12 @@ impl Client {
         };
         let (cell, turn) = (connection.control.cell(lone.cell()), lone.turn());
         process::will_write(cell);
-        let bell = send_lone(cell, lone, options.method, request);
+        let content = Content::Short(request);
+        let bell = publish_lone(cell, lone, options.method, Deadline::NONE, content);
         if let Some(bell) = bell {
             connection.ring(bell.of(lone.cell()));
         }
-        let sent = Sent::lone(lone, bell.is_some(), request.len());
+        let sent = Sent::lone(lone, bell.is_some(), request.len(), false);
         let (pace, policy) = (&connection.pace, connection.options.wait);
         let looked = first_looks(cell, turn, pace, policy, bell.is_some(), SizeClass::SHORT);
         let Ok(true) = looked else {
@@ -103,7 +104,7 @@ impl Client {
             return self.leave(lane, options, request, limit, Err(error));
         }
         let Some(connection) = &*lane else { unreachable!("it was filled") };
-        let reply = send(connection, options, request, limit, true)
+        let reply = send_alone(connection, options, request, limit)
             .and_then(|sent| wait_for(connection, sent, limit));
         self.leave(lane, options, request, limit, reply)
     }
@@ -154,14 +155,41 @@ impl Client {
     }
 }
 
-/// Publishes a short call at a place that was lent; tells how to wake the server, where it must be.
+/// Publishes a call at a place that was lent; tells how to wake the server, where it must be.
 #[inline(always)]
-fn send_lone(cell: &proto::Cell, lone: Lone, method: u32, request: &[u8]) -> Option<Doorbell> {
+pub(super) fn publish_lone(
+    cell: &proto::Cell,
+    lone: Lone,
+    method: u32,
+    deadline: Deadline,
+    content: Content<'_>,
+) -> Option<Doorbell> {
     let head = RequestHead { method, next: lone.cell(), think: Think::UNKNOWN };
-    cell.publish_request(lone.turn(), head, Deadline::NONE, Content::Short(request))
+    cell.publish_request(lone.turn(), head, deadline, content)
 }
 
+/// As [`send`], for the caller in the lane: a far request goes without the lock where it can.
 #[inline]
+fn send_alone(
+    connection: &Shared,
+    options: &CallOptions,
+    request: &[u8],
+    limit: &Limit,
+) -> Result<Sent, CallError> {
+    if request.len() > INLINE_MAX
+        && check_caller(connection).is_ok()
+        && check_length(connection, request.len()).is_ok()
+    {
+        let sending =
+            Sending { method: options.method, deadline_ns: limit.deadline_ns, alone: true };
+        if let Some(sent) = connection.send_kept(sending, request) {
+            return Ok(sent);
+        }
+    }
+    send(connection, options, request, limit, true)
+}
+
+#[inline(never)]
 pub(super) fn send(
     connection: &Shared,
     options: &CallOptions,
@@ -179,12 +207,18 @@ pub(super) fn send(
     }
 }
 
+#[inline(never)]
 fn send_far(connection: &Shared, sending: Sending, request: &[u8]) -> Result<Sent, CallError> {
     let (block, place) = connection.place(request.len() as u64, sending.deadline_ns)?;
     // SAFETY: the block was just placed, for this call alone, and the connection outlives this line.
-    let place = unsafe { &mut *place };
-    at!("callgate.request.copy", place.copy_from_slice(request));
+    fill(unsafe { &mut *place }, request);
     connection.send(sending, Content::Far(block.place), Some(block))
+}
+
+/// Copies a request to where the server will read it.
+#[inline(always)]
+pub(super) fn fill(place: &mut [u8], request: &[u8]) {
+    at!("callgate.request.copy", place.copy_from_slice(request));
 }
 
 /// A worker that calls its own server would wait for itself.

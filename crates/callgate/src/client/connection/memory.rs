@@ -60,7 +60,7 @@ impl Connection {
         if self.has_ended() {
             return Err(self.not_started());
         }
-        match submit.out.place(len) {
+        match submit.place(len, &self.kept) {
             Placing::Placed(block) => {
                 let placed = submit.placed(block);
                 // Now, so that it comes while the payload is written.
@@ -87,6 +87,7 @@ impl Connection {
             if self.has_ended() {
                 return Err(self.not_started());
             }
+            submit.let_go_of_kept(&self.kept);
             match submit.out.place(len) {
                 Placing::Placed(block) => {
                     let placed = submit.placed(block);
@@ -218,6 +219,7 @@ impl Connection {
             if let Some(cell) = submit.unreleased.take() {
                 self.control.cell(cell).release();
             }
+            submit.let_go_of_kept(&self.kept);
             submit.quiet_rounds += 1;
             let keep = if submit.quiet_rounds < QUIET_ROUNDS_MAX { REGION_MIN } else { 0 };
             self.retire(&mut submit, keep);

@@ -79,7 +79,7 @@ impl Connection {
             None => slice,
         };
         let mut submit = self.room.wait_timeout(submit, slice);
-        submit.submitter.recall(&self.lease);
+        submit.recall(&self.lease, &self.kept);
         submit
     }
 
