@@ -42,6 +42,12 @@ pub fn call_for_ever(arena: &'static Arena, path: &Path, scenario: Scenario) -> 
                 std::thread::sleep(Duration::from_micros(100));
                 continue;
             }
+            // That server gives handshakes 10 ms, which a client may not get of a CPU that many share.
+            Err(CallError::Refused { reason, .. })
+                if scenario == Scenario::Refuse && reason.to_string().contains("too long") =>
+            {
+                continue;
+            }
             Err(error) => {
                 arena.flaw(&format!("another client: {error:?} ({:?})", end_of(&error)));
             }
