@@ -14,6 +14,8 @@ pub struct Thinking {
     now: Now,
     last: Think,
     repeats: u8,
+    /// Number of the call that repeats may follow.
+    after: u64,
 }
 
 #[derive(Debug, Default)]
@@ -28,13 +30,16 @@ enum Now {
 }
 
 impl Thinking {
-    /// A call has ended.
+    /// A call has ended. `number`: that of the next one. Calls that were answered at once need not be told of: who finds a
+    /// gap in the numbers repeats nothing.
     #[inline]
-    pub fn answered(&mut self, slept: bool, now_ns: impl FnOnce() -> u64) {
+    pub fn answered(&mut self, slept: bool, number: u64, now_ns: impl FnOnce() -> u64) {
+        let follows = number == self.after.wrapping_add(1);
+        self.after = number;
         self.now = if !slept {
             self.repeats = 0;
             Now::Unknown
-        } else if self.repeats > 0 {
+        } else if self.repeats > 0 && follows {
             self.repeats -= 1;
             Now::Repeated
         } else {
@@ -65,8 +70,9 @@ mod tests {
     /// Makes calls that were slept for, with pauses; gives what they told, and how often they looked at the clock.
     fn told(thinking: &mut Thinking, pauses_us: &[u64]) -> (Vec<Think>, u32) {
         let (mut clock_ns, mut looks) = (1, 0);
-        let thoughts = pauses_us.iter().map(|us| {
-            thinking.answered(true, || {
+        let first = thinking.after + 1;
+        let thoughts = (first..).zip(pauses_us).map(|(number, us)| {
+            thinking.answered(true, number, || {
                 looks += 1;
                 clock_ns
             });
@@ -107,9 +113,18 @@ mod tests {
     fn an_answer_at_once_ends_it() {
         let mut thinking = Thinking::default();
         told(&mut thinking, &[1_000]);
-        thinking.answered(false, || unreachable!());
+        thinking.answered(false, 2, || unreachable!());
         assert_eq!(thinking.ended(|| unreachable!()), Think::UNKNOWN);
         assert_eq!(told(&mut thinking, &[2]).0, [Think::from_ns(2_000)]);
+    }
+
+    #[test]
+    fn calls_in_between_that_were_not_told_of_end_it() {
+        let mut thinking = Thinking::default();
+        told(&mut thinking, &[1_000; 2]);
+        let later = thinking.after + 2;
+        thinking.answered(true, later, || 1_000_000);
+        assert_eq!(thinking.ended(|| 1_002_000), Think::from_ns(2_000));
     }
 
     #[test]

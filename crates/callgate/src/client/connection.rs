@@ -306,7 +306,8 @@ impl Connection {
         if sent.has_block || sent.has_kept {
             submit.give_back_block(cell);
         }
-        submit.thinking.answered(slept, clock::now_ns);
+        let number = submit.submitter.number();
+        submit.thinking.answered(slept, number, clock::now_ns);
         drop(submit);
         self.tell_room();
     }
