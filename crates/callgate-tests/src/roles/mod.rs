@@ -1,6 +1,7 @@
 //! What `testpeer` can be. A peer takes commands from standard input, one a line, answers on standard output, and ends
 //! when its input ends or its parent dies.
 
+pub mod caller;
 pub mod crowd;
 pub mod forker;
 pub mod hostile_server;

@@ -99,7 +99,7 @@ fn client(pause: Duration, how: &str, keep: impl for<'a> Fn(&'a Peer) -> GoOn<'a
         std::thread::sleep(Duration::from_millis(20));
     }
     held();
-    std::thread::sleep(Duration::from_millis(50));
+    caller.ask("on");
     let end = caller.ask("end");
     row.tried(if end.number("failed") == 0 { Ok(()) } else { Err(end.text().into()) });
     row.note = format!(

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
             prepare(&words);
             be_connected(&words);
         }
-        "caller" => call_on(&words),
+        "caller" => roles::caller::run(&words),
         "spin" => spin(),
         other => panic!("no role {other}"),
     }
@@ -88,39 +88,6 @@ fn be_connected(words: &Words) {
     client.call(b"hello").expect("a reply");
     say("connected");
     while command().is_some() {}
-}
-
-/// Calls all the time, never connecting anew by itself. Says at the end how often, what failed, and the longest call.
-fn call_on(words: &Words) {
-    let path: String = words.find("path").expect("path");
-    let client = Client::connect_with(path.as_str(), strict()).expect("connect");
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stopped = stop.clone();
-    let calling = std::thread::spawn(move || {
-        let (mut calls, mut errors, mut longest) = (0u64, String::new(), Duration::ZERO);
-        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-            let request = calls.to_le_bytes();
-            let began = Instant::now();
-            match client.call(&request) {
-                Ok(reply) if reply.to_vec() == request => {}
-                Ok(_) => errors.push_str("wrong bytes; "),
-                Err(error) => errors.push_str(&format!("{error}; ")),
-            }
-            longest = longest.max(began.elapsed());
-            calls += 1;
-            if errors.len() > 1_000 {
-                break;
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        (calls, errors, longest)
-    });
-    say("calling");
-    while command().is_some_and(|line| line != "end") {}
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let (calls, errors, longest) = calling.join().expect("it calls");
-    let failed = u32::from(!errors.is_empty());
-    say(&format!("end calls={calls} failed={failed} longest_us={} {errors}", longest.as_micros()));
 }
 
 fn spin() {

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     match role.as_str() {
         "server" => roles::server::run(&words),
-        "caller" => call_on(&words),
+        "caller" => roles::caller::run(&words),
         "greedy" => be_greedy(&words),
         other => panic!("no role {other}"),
     }
@@ -71,7 +71,7 @@ struct Witness(Peer);
 
 impl Witness {
     fn of(place: &Place) -> Witness {
-        let peer = place.peer(&program(), "caller", &[]);
+        let peer = place.peer(&program(), "caller", &["timeout=10"]);
         peer.expect("calling");
         Witness(peer)
     }
@@ -83,36 +83,6 @@ impl Witness {
         row.took_ms(end.number("longest_us") as f64 / 1_000.0);
         row.note.push_str(&format!("; {} calls of another client beside it", end.number("calls")));
     }
-}
-
-fn call_on(words: &Words) {
-    let path: String = words.find("path").expect("path");
-    let client = Client::connect_with(path.as_str(), strict()).expect("connect");
-    client.call(b"warm").expect("a reply");
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stopped = stop.clone();
-    let calling = std::thread::spawn(move || {
-        let (mut calls, mut errors, mut longest) = (0u64, String::new(), Duration::ZERO);
-        while !stopped.load(std::sync::atomic::Ordering::Relaxed) && errors.len() < 1_000 {
-            let request = calls.to_le_bytes();
-            let began = Instant::now();
-            match client.call(&request) {
-                Ok(reply) if reply.to_vec() == request => {}
-                Ok(_) => errors.push_str("wrong bytes; "),
-                Err(error) => errors.push_str(&format!("{error}; ")),
-            }
-            longest = longest.max(began.elapsed());
-            calls += 1;
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        (calls, errors, longest)
-    });
-    say("calling");
-    while command().is_some_and(|line| line != "end") {}
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let (calls, errors, longest) = calling.join().expect("it calls");
-    let failed = u32::from(!errors.is_empty());
-    say(&format!("end calls={calls} failed={failed} longest_us={} {errors}", longest.as_micros()));
 }
 
 /// Asks for more than its cgroup has, when told.
