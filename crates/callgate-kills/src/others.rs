@@ -46,6 +46,7 @@ pub fn call_for_ever(arena: &'static Arena, path: &Path, scenario: Scenario) -> 
             Err(CallError::Refused { reason, .. })
                 if scenario == Scenario::Refuse && reason.to_string().contains("too long") =>
             {
+                std::thread::sleep(Duration::from_micros(100));
                 continue;
             }
             Err(error) => {
