@@ -5,12 +5,16 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use callgate_tests::Usage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::arena::Arena;
+
+/// How often a long run tells how far it is.
+const PROGRESS: Duration = Duration::from_secs(10);
 
 /// Nothing takes longer, however loaded the machine is.
 pub const BOUND: Duration = Duration::from_secs(120);
@@ -247,4 +251,24 @@ fn has_words(kin: &Kin) -> bool {
     let mut byte = [0u8; 1];
     let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
     matches!(rustix::net::recv(kin.stream.get_ref(), &mut byte[..], flags), Ok((1, _)))
+}
+
+/// Waits until all lanes have ended; counts those that did not end well. `progress` is told now and then how many are at work.
+pub fn await_lanes(mut lanes: Vec<Kin>, failed: &AtomicU64, progress: impl Fn(usize)) {
+    let mut told = Instant::now();
+    while !lanes.is_empty() {
+        lanes.retain_mut(|lane| {
+            let end = lane.try_wait();
+            if end.is_some_and(|exit| exit != Exit::Code(0)) {
+                eprintln!("a lane ended with {end:?}");
+                failed.fetch_add(1, Relaxed);
+            }
+            end.is_none()
+        });
+        if told.elapsed() > PROGRESS {
+            told = Instant::now();
+            progress(lanes.len());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -16,7 +16,7 @@ use callgate_tests::{Rng, Usage};
 
 use crate::arena::{Arena, Shared};
 use crate::client::Caller;
-use crate::kin::{Driver, Exit, Kin};
+use crate::kin::{Driver, Exit, Kin, await_lanes};
 use crate::mix::{Fate, LYING_NS, signal_after};
 use crate::report::Row;
 use crate::scenario::Scenario;
@@ -35,13 +35,12 @@ const SERVERS_A_LOOK: u64 = 40;
 const IDS: u64 = 512;
 /// Calls of a surviving client between two looks: fewer than the book remembers.
 const CALLS_A_LOOK: u64 = 60_000;
-const PROGRESS: Duration = Duration::from_secs(10);
 const FAILURES_MAX: u64 = 10;
 /// Bytes that a survivor may hold more than at rest before, for tables that grow.
 const BYTES_MORE: i64 = 128 << 10;
-/// Private mappings that it may have more: stacks that libc keeps of threads that ended, and the allocator's. What is
-/// lost with each kill would be thousands; the library's own are shared, of which there may be none more.
-const MAPS_MORE: usize = 64;
+/// Private mappings that it may have more: the allocator's. (`main` sees to it that the C library keeps no stacks of threads
+/// that ended, and has one arena.)
+const MAPS_MORE: usize = 16;
 
 /// How much is to be done.
 #[derive(Clone)]
@@ -108,24 +107,10 @@ pub fn run(effort: &Effort, folder: &Path) -> Row {
         }));
     }
     let kills = || score.clients.load(Relaxed) + score.servers.load(Relaxed);
-    let mut told = Instant::now();
-    while !lanes.is_empty() {
-        lanes.retain_mut(|lane| {
-            let end = lane.try_wait();
-            if end.is_some_and(|exit| exit != Exit::Code(0)) {
-                eprintln!("a lane ended with {end:?}");
-                score.failed.fetch_add(1, Relaxed);
-            }
-            end.is_none()
-        });
-        if told.elapsed() > PROGRESS {
-            told = Instant::now();
-            let seconds = began.elapsed().as_secs();
-            let failed = score.failed.load(Relaxed);
-            eprintln!("{seconds:>6} s: {} kills, {failed} failed", kills());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    await_lanes(lanes, &score.failed, |_| {
+        let (seconds, failed) = (began.elapsed().as_secs(), score.failed.load(Relaxed));
+        eprintln!("{seconds:>6} s: {} kills, {failed} failed", kills());
+    });
     let (clients, servers) = (score.clients.load(Relaxed), score.servers.load(Relaxed));
     let took = began.elapsed();
     let (growth, steady) = score.slopes.tell();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use callgate_tests::Rng;
 
 use crate::arena::{Arena, Shared, action};
-use crate::kin::{Exit, Kin};
+use crate::kin::{Kin, await_lanes};
 use crate::points::{PLACES, name, points};
 use crate::report::Row;
 use crate::scenario::Scenario;
@@ -20,8 +20,6 @@ const SCENARIOS: usize = Scenario::ALL.len();
 const ROLES: [Role; 2] = [Role::Client, Role::Server];
 /// Lanes that sleep most of the time, and jobs that a slow scenario is divided into.
 const SLOW_PARTS: usize = 20;
-/// How often it says how far it is.
-const PROGRESS: Duration = Duration::from_secs(10);
 /// After so many failures there is something to look at.
 const FAILURES_MAX: u64 = 20;
 /// Strikes that must hit each place in each role, whatever the scenario.
@@ -110,22 +108,7 @@ pub fn run(effort: &Effort, folder: &Path) -> Row {
             score.failed.load(Relaxed),
         );
     };
-    let mut told = Instant::now();
-    while !lanes.is_empty() {
-        lanes.retain_mut(|lane| {
-            let end = lane.try_wait();
-            if end.is_some_and(|exit| exit != Exit::Code(0)) {
-                eprintln!("a lane ended with {end:?}");
-                score.failed.fetch_add(1, Relaxed);
-            }
-            end.is_none()
-        });
-        if told.elapsed() > PROGRESS {
-            told = Instant::now();
-            progress(lanes.len());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    await_lanes(lanes, &score.failed, progress);
     row(effort, score, began.elapsed())
 }
 
