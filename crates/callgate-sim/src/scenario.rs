@@ -153,8 +153,9 @@ impl Scenario {
         options.retry = rng.pick(&[Retry::Never, Retry::NotStarted, Retry::Idempotent]);
         options.bytes = rng.pick(&[1 << 20, 4 << 20, 1 << 30]);
         options.connect_timeout = Duration::from_millis(rng.pick(&[0, 5, 50, 50]));
-        // A thread that holds all calls itself would wait for itself.
-        let little = options.bytes < 1 << 30 || self.chaos == Chaos::Tight;
+        // A thread that holds all calls or all memory itself would wait for itself.
+        let quota = options.bytes.min(self.options.limits.bytes_per_client);
+        let little = quota < 1 << 30 || self.chaos == Chaos::Tight;
         if options.in_flight < 64 || little {
             options.when_full = WhenFull::Fail;
         }
