@@ -19,6 +19,10 @@ pub(crate) const NO_MEMORY: u32 = 1_002;
 /// Length of a far payload.
 pub(crate) const FAR: u64 = 64;
 
+fn place_in(region: u8) -> Place {
+    Place { region: region.into(), offset: 0, len: FAR }
+}
+
 impl Config {
     pub(crate) fn has(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
@@ -68,18 +72,42 @@ impl State {
                 At::Unlock(conn, drawn.sent, ring)
             }
             At::Unlock(conn, sent, ring) => self.unlock(config, conn, sent, ring),
-            At::Lone(conn, word) => {
+            At::Looked(conn, word, kept) => {
+                if config.has(Mutant::KeptFilledTooEarly) {
+                    let (call, _) = self.call(config, who)?;
+                    self.conn(conn).mine[usize::from(kept)].content = call;
+                }
+                let began = self.conn(conn).on_lease(|lease| {
+                    (lease.word() == word).then(|| lease.begin_with(|| Some(()))).flatten()
+                });
+                match began {
+                    Some((lone, ())) => At::Fill(conn, lone.word(), kept),
+                    None => At::Place(conn),
+                }
+            }
+            At::Fill(conn, word, kept) => {
+                let (call, _) = self.call(config, who)?;
+                self.conn(conn).mine[usize::from(kept)].content = call;
+                At::Lone(conn, word, Some(kept))
+            }
+            At::Lone(conn, word, kept) => {
                 let (call, _) = self.call(config, who)?;
                 let lone = Lone::from_word(word);
                 let cell = lone.cell();
                 let head = RequestHead { method: call.into(), next: cell, think: Think::UNKNOWN };
+                let short = [call];
+                let content = match kept {
+                    Some(kept) => Content::Far(place_in(kept)),
+                    None => Content::Short(&short),
+                };
                 let bell = self.conn(conn).on_cell(cell, |real| {
-                    real.publish_request(lone.turn(), head, Deadline::NONE, Content::Short(&[call]))
+                    real.publish_request(lone.turn(), head, Deadline::NONE, content)
                 });
                 let bell = bell.filter(|_| !config.has(Mutant::NoRing));
                 let ring = bell.map_or(Rings::No, |bell| bell.of(cell).into());
                 let turn = lone.turn().value();
-                let sent = Sent { call, turn, cell, next: cell, block: None };
+                let kept = kept.is_some();
+                let sent = Sent { call, turn, cell, next: cell, block: None, kept };
                 if ring == Rings::No { At::Wait(conn, sent) } else { At::Ring(conn, sent, ring) }
             }
             At::Ring(conn, sent, ring) => {
@@ -135,7 +163,7 @@ impl State {
                 if self.conn(conn).locked {
                     return None;
                 }
-                self.conn(conn).on_submitter(|submitter, lease| submitter.recall(lease));
+                self.conn(conn).recall(config);
                 if config.has(Mutant::CellFreedAtCancel) {
                     self.conn(conn).on_submitter(|submitter, _| submitter.put_back(sent.cell));
                 } else {
@@ -171,9 +199,16 @@ impl State {
         let usable = self.current.filter(|conn| self.conns[usize::from(*conn)].end.is_none());
         let Some(conn) = usable else { return self.connect(config, who, choice) };
         self.callers[who].at = match choice {
-            0 if kind.alone && !kind.far_request && !kind.impatient => {
+            0 if kind.alone && kind.far_request => {
+                let it = self.conn(conn);
+                let (word, kept) = (it.lease, it.kept?);
+                // Looks whether it is lent; a copy, so that nothing begins.
+                callgate_proto::chain::Lease::from_word(word).begin_with(|| Some(()))?;
+                At::Looked(conn, word, kept)
+            }
+            0 if kind.alone && !kind.impatient => {
                 let lone = self.conn(conn).on_lease(callgate_proto::chain::Lease::begin)?;
-                At::Lone(conn, lone.word())
+                At::Lone(conn, lone.word(), None)
             }
             1 if kind.far_request => At::Place(conn),
             1 => At::Draw(conn, None),
@@ -205,12 +240,10 @@ impl State {
             return None;
         }
         let recalls = !config.has(Mutant::LeaseNotRecalled);
-        let mut ticket = self.conn(conn).on_submitter(|submitter, lease| {
-            if recalls {
-                submitter.recall(lease);
-            }
-            submitter.draw(kind.alone)
-        });
+        if recalls {
+            self.conn(conn).recall(config);
+        }
+        let mut ticket = self.conn(conn).on_submitter(|submitter, _| submitter.draw(kind.alone));
         if ticket.is_none() {
             self.collect_late_replies(conn);
             ticket = self.conn(conn).on_submitter(|submitter, _| submitter.draw(false));
@@ -228,7 +261,7 @@ impl State {
         it.unreleased = None;
         it.locked = true;
         let (turn, cell, next) = (ticket.turn.value(), ticket.cell, ticket.next);
-        let sent = Sent { call, turn, cell, next, block };
+        let sent = Sent { call, turn, cell, next, block, kept: false };
         let drawn = Drawn { sent, detour: ticket.detour() };
         if let Some((_, word)) = drawn.detour
             && config.has(Mutant::DetourBeforeRequest)
@@ -244,7 +277,7 @@ impl State {
         let sent = drawn.sent;
         let content = [sent.call];
         let content = match sent.block {
-            Some(block) => Content::Far(Place { region: block.into(), offset: 0, len: FAR }),
+            Some(block) => Content::Far(place_in(block)),
             None => Content::Short(&content),
         };
         let turn = Turn::from_value(sent.turn);
@@ -259,11 +292,20 @@ impl State {
         }
     }
 
-    fn unlock(&mut self, config: &Config, conn: u8, sent: Sent, ring: Rings) -> At {
+    fn unlock(&mut self, config: &Config, conn: u8, mut sent: Sent, ring: Rings) -> At {
         let drawn = Drawn { sent, detour: None };
         let it = self.conn(conn);
-        it.on_submitter(|submitter, lease| submitter.lend(lease, &drawn.ticket()));
-        if let Some(block) = sent.block
+        let block = sent.block;
+        if block.is_none() {
+            it.on_submitter(|submitter, lease| submitter.lend(lease, &drawn.ticket()));
+        } else if it
+            .on_submitter(|submitter, lease| submitter.lend_with_kept(lease, &drawn.ticket()))
+        {
+            it.let_go_of_kept();
+            it.kept = sent.block.take();
+            sent.kept = true;
+        }
+        if let Some(block) = block
             && config.has(Mutant::AnnouncedTooLate)
             && !std::mem::replace(&mut it.mine[usize::from(block)].told, true)
         {
@@ -376,7 +418,7 @@ impl State {
             // By the lease; not where it has slept.
             let turn = Turn::from_value(sent.turn);
             let by_lease = may_be_next
-                && !far
+                && (!far || sent.kept)
                 && sent.block.is_none()
                 && self.conn(conn).on_lease(|lease| lease.end_of(turn, sent.cell));
             if !by_lease {
@@ -386,10 +428,9 @@ impl State {
             if choice > 1 || self.conn(conn).locked {
                 return None;
             }
-            let is_next = self.conn(conn).on_submitter(|submitter, lease| {
-                submitter.recall(lease);
-                submitter.put_back(sent.cell)
-            });
+            self.conn(conn).recall(config);
+            let is_next =
+                self.conn(conn).on_submitter(|submitter, _| submitter.put_back(sent.cell));
             if far && may_be_next {
                 if is_next {
                     self.conn(conn).unreleased = Some(sent.cell);
@@ -397,9 +438,7 @@ impl State {
                     self.release(conn, sent.cell);
                 }
             }
-            if let Some(block) = sent.block {
-                self.conn(conn).mine[usize::from(block)].live = false;
-            }
+            self.conn(conn).give_back(sent);
         }
         self.ended(config, who, conn, outcome);
         Some(())

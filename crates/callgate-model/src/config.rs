@@ -80,6 +80,12 @@ pub enum Mutant {
     RegionHeldAfterReply,
     /// A reply's room is used again before its client has let go of it.
     RoomUsedAgainTooEarly,
+    /// Who recalls the place of a call leaves the memory there that the call has.
+    KeptThoughInUse,
+    /// A request is written into the memory that is kept before its call has begun.
+    KeptFilledTooEarly,
+    /// Where the place is recalled, the reply that was read there last is not released.
+    KeptPlaceUnreleased,
 }
 
 /// What a model is of.
@@ -193,6 +199,14 @@ impl Config {
                     "memory",
                     "payloads in regions: announced, used again, retired, released, given up",
                     vec![vec![far_hasty, far], vec![far]],
+                )
+            },
+            Config {
+                tidy: true,
+                ..Config::base(
+                    "kept",
+                    "lone far calls in one place: the memory of the last request, used again, recalled, taken by another",
+                    vec![vec![far, ask], vec![ask, SUBMIT]],
                 )
             },
             Config {

@@ -68,6 +68,8 @@ pub struct Sent {
     pub next: u16,
     /// The region that its request lies in.
     pub block: Option<u8>,
+    /// Whether that is, or was when its place was recalled, the one that is kept.
+    pub kept: bool,
 }
 
 /// A drawn call, as plain values.
@@ -119,8 +121,12 @@ pub enum At {
     Disarm(u8, Drawn, Rings),
     /// Holds the lock, has published.
     Unlock(u8, Sent, Rings),
-    /// Begun at the lent place, about to publish.
-    Lone(u8, u64),
+    /// Saw that the place is lent, and which region is kept; about to begin.
+    Looked(u8, u64, u8),
+    /// Begun at the lent place, about to write its request into the region that is kept.
+    Fill(u8, u64, u8),
+    /// Begun at the lent place, about to publish; the region that its request lies in.
+    Lone(u8, u64, Option<u8>),
     /// About to ring.
     Ring(u8, Sent, Rings),
     /// Looks for its reply.
@@ -155,7 +161,9 @@ impl At {
             | At::Lead(conn, ..)
             | At::Disarm(conn, ..)
             | At::Unlock(conn, ..)
-            | At::Lone(conn, _)
+            | At::Looked(conn, ..)
+            | At::Fill(conn, ..)
+            | At::Lone(conn, ..)
             | At::Ring(conn, ..)
             | At::Wait(conn, _)
             | At::Arming(conn, _)

@@ -90,6 +90,13 @@ fn memory_that_is_freed_too_early_is_found() {
 }
 
 #[test]
+fn memory_that_is_kept_and_used_by_two_is_found() {
+    is_found(named("memory"), Mutant::KeptThoughInUse);
+    is_found(named("kept"), Mutant::KeptFilledTooEarly);
+    is_found(small("kept"), Mutant::KeptPlaceUnreleased);
+}
+
+#[test]
 fn a_region_that_is_announced_too_late_is_found() {
     is_found(small("memory"), Mutant::AnnouncedTooLate);
 }

@@ -24,11 +24,19 @@ impl State {
         if it.locked || choice > 0 {
             return None;
         }
-        it.on_submitter(|submitter, lease| submitter.recall(lease));
+        it.recall(config);
         if it.end.is_some() {
             self.ended(config, who, conn, Outcome::NotStarted);
             return Some(());
         }
+        if spare.is_none()
+            && let Some(kept) = self.conn(conn).kept.take()
+        {
+            self.conn(conn).mine[usize::from(kept)].content = call;
+            self.callers[who].at = At::Draw(conn, Some(kept));
+            return Some(());
+        }
+        self.conn(conn).let_go_of_kept();
         self.collect_late_replies(conn);
         let it = self.conn(conn);
         let mut placed = Conn::place(&mut it.mine, config.regions, call);
@@ -95,9 +103,7 @@ impl State {
                         it.on_cell(sent.cell, |cell| cell.release());
                     }
                     it.on_submitter(|submitter, _| submitter.put_back(sent.cell));
-                    if let Some(block) = sent.block {
-                        it.mine[usize::from(block)].live = false;
-                    }
+                    it.give_back(sent);
                     it.given_up.swap_remove(at);
                 }
                 Err(_) => return self.flaw("an honest server is called a liar: a late reply"),
@@ -179,18 +185,22 @@ impl State {
                 if before == 0 {
                     return None;
                 }
-                it.on_submitter(|submitter, lease| submitter.recall(lease));
+                it.recall(config);
                 self.collect_late_replies(conn);
                 if self.conn(conn).given_up.len() == before {
                     return None;
                 }
             }
             4 if config.tidy => {
+                it.recall(config);
                 let cell = it.unreleased.take()?;
-                it.on_submitter(|submitter, lease| submitter.recall(lease));
                 self.release(conn, cell);
             }
             5 if config.tidy => {
+                it.recall(config);
+                if it.let_go_of_kept() {
+                    return Some(());
+                }
                 let in_use = config.has(Mutant::RetiredInUse);
                 let is_due = |region: &Region| !region.retired && (in_use || !region.live);
                 let Some(at) = it.mine.iter().position(is_due) else {
@@ -198,7 +208,6 @@ impl State {
                     it.flush_retires(config);
                     return (it.unsent.len() < before).then_some(());
                 };
-                it.on_submitter(|submitter, lease| submitter.recall(lease));
                 it.mine[at].retired = true;
                 it.unsent.push(at as u8);
                 it.flush_retires(config);
