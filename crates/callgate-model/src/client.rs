@@ -4,7 +4,7 @@ mod memory;
 
 use callgate_proto::body::{Body, Content, Place, RequestHead, Think};
 use callgate_proto::cell::{Deadline, Ring, TakenReply, Turn};
-use callgate_proto::chain::Lone;
+use callgate_proto::chain::{Era, Lone, may_have_run};
 
 use crate::config::{Config, Mutant};
 use crate::state::{At, Conn, Drawn, End, Message, Outcome, Phase, Rings, Sent, State};
@@ -334,9 +334,13 @@ impl State {
             return Outcome::MayHaveRun;
         }
         let taken = Turn::from_value(it.taken);
-        match Turn::from_value(sent.turn).is_after(taken) {
-            true => Outcome::NotStarted,
-            false => Outcome::MayHaveRun,
+        let next = it.clone().on_submitter(|submitter, lease| {
+            submitter.recall(lease);
+            submitter.number()
+        });
+        match may_have_run(Turn::from_value(sent.turn), Era::of(sent.turn.into()), next, taken) {
+            true => Outcome::MayHaveRun,
+            false => Outcome::NotStarted,
         }
     }
 

@@ -97,7 +97,8 @@ impl Turn {
         Self((self.0 + 1) & (u32::MAX >> TURN_SHIFT))
     }
 
-    /// Whether this call comes after `other` in the order of calls; right while they are less than 2^25 apart.
+    /// Whether this call comes after `other` in the order of calls; right while they are less than 2^25 apart. Where they may
+    /// not be, see [`may_have_run`](crate::chain::may_have_run).
     #[must_use]
     pub fn is_after(self, other: Self) -> bool {
         let distance = self.0.wrapping_sub(other.0) << TURN_SHIFT;

@@ -70,6 +70,13 @@ impl Lone {
         Turn::of_number(self.0 >> NUMBER_SHIFT)
     }
 
+    /// Its number.
+    #[inline(always)]
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0 >> NUMBER_SHIFT
+    }
+
     /// Its cell, which is also the next call's.
     #[inline(always)]
     #[must_use]

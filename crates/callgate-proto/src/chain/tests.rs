@@ -33,6 +33,26 @@ fn all_cells_but_one_can_be_in_flight() {
 }
 
 #[test]
+fn a_call_that_lies_far_behind_was_taken_whatever_its_turn_says() {
+    // Numbers and turns go together here: none has wrapped.
+    let at = |number: u64, next: u64, taken: u64| {
+        may_have_run(Turn::of_number(number), Era::of(number), next, Turn::of_number(taken))
+    };
+    let turns = 1 << 26;
+    for first in [1, turns - 5, 7 * turns - 1] {
+        assert!(at(first, first + 1, first), "the last one, taken");
+        assert!(!at(first, first + 1, first - 1), "the last one, not taken");
+        assert!(!at(first + 1, first + 60, first), "in flight behind it");
+        for distance in [2_000, 65_536, 131_072, turns / 2 + 1, turns / 2 + 9, turns, 3 * turns + 5]
+        {
+            let newest = first + distance;
+            assert!(at(first, newest + 1, newest), "{distance} calls ago");
+            assert!(at(first, newest + 1, newest - 50), "{distance} calls ago, 50 in flight");
+        }
+    }
+}
+
+#[test]
 fn the_first_cell_is_agreed() {
     for n in [2, 3, 64] {
         assert_eq!(Submitter::new(n).draw(true).expect("free").cell, Intake::new(n).cell);

@@ -14,7 +14,7 @@ use callgate_proto::Violation;
 use callgate_proto::arena::{Block, Outgoing, REGIONS_MAX};
 use callgate_proto::body::{Body, Content, Place};
 use callgate_proto::cell::{Deadline, Ring, Turn};
-use callgate_proto::chain::{Lease, Lone, Submitter, Ticket, publish};
+use callgate_proto::chain::{Era, Lease, Lone, Submitter, Ticket, may_have_run, publish};
 use callgate_proto::life::Life;
 use callgate_proto::pace::{CallerPace, Thinking};
 use callgate_proto::wire::{Message, Welcome};
@@ -95,6 +95,7 @@ struct Submit {
 #[derive(Clone, Copy)]
 pub(crate) struct Sent {
     pub(crate) turn: Turn,
+    era: Era,
     pub(crate) cell: u16,
     /// The cell that the call after it gets.
     next: u16,
@@ -113,6 +114,7 @@ impl Sent {
     pub(super) fn lone(lone: Lone, rang: bool, bytes: usize, has_kept: bool) -> Self {
         Self {
             turn: lone.turn(),
+            era: Era::of(lone.number()),
             cell: lone.cell(),
             next: lone.cell(),
             has_block: false,
@@ -236,6 +238,7 @@ impl Connection {
             },
         };
         sys_process::will_write(self.control.cell(ticket.cell));
+        let era = Era::of(submit.submitter.number());
         // If there is one, it is this call's cell.
         submit.unreleased = None;
         let think = submit.thinking.ended(clock::now_ns);
@@ -257,7 +260,8 @@ impl Connection {
         }
         let Ticket { turn, cell, next, .. } = ticket;
         let bytes = u32::try_from(content.len()).unwrap_or(u32::MAX);
-        Ok(Sent { turn, cell, next, has_block, has_kept, rang: ring != Ring::No, bytes })
+        let rang = ring != Ring::No;
+        Ok(Sent { turn, era, cell, next, has_block, has_kept, rang, bytes })
     }
 
     /// Wakes the server.
@@ -468,7 +472,7 @@ impl Connection {
     }
 
     /// The error of a call that was sent when the connection ended.
-    pub(super) fn end_error(&self, turn: Turn) -> CallError {
+    pub(super) fn end_error(&self, sent: Sent) -> CallError {
         match self.end.get() {
             Some(End::Violation(violation)) => {
                 let violation = *violation;
@@ -479,7 +483,11 @@ impl Connection {
             Some(End::Closed) | None => {}
         }
         let taken = self.control.header().last_taken();
-        let started = if turn.is_after(taken) { Started::NotStarted } else { Started::MayHaveRun };
+        let next = self.submit().submitter.number();
+        let started = match may_have_run(sent.turn, sent.era, next, taken) {
+            true => Started::MayHaveRun,
+            false => Started::NotStarted,
+        };
         CallError::Disconnected { started }
     }
 

@@ -156,7 +156,7 @@ fn without_reply(
         Ok(Ended::Reply { .. } | Ended::Gone) => {}
         Err(violation) => connection.violated(violation),
     }
-    connection.end_error(sent.turn)
+    connection.end_error(sent)
 }
 
 /// Turns what stands in the cell into a reply or a failure, where that is no short reply.
@@ -200,7 +200,7 @@ fn receive_far(
         }
         Err(unusable) => {
             connection.cannot_go_on(unusable);
-            Err(connection.end_error(sent.turn))
+            Err(connection.end_error(sent))
         }
     }
 }
