@@ -128,3 +128,12 @@ pub(crate) fn open_count(name: &str) -> usize {
 pub(crate) fn untracked(fd: impl std::os::fd::AsFd) -> OwnedFd {
     rustix::io::dup(fd.as_fd()).unwrap_or_else(|e| panic!("dup {}: {e}", fd.as_fd().as_raw_fd()))
 }
+
+/// Waits until so many descriptors of this process lead to a memfd of that name: some are closed by another thread.
+pub(crate) fn await_open_count(name: &str, count: usize) {
+    let until_ns = crate::clock::deadline_ns(std::time::Duration::from_secs(20));
+    while open_count(name) != count {
+        assert!(crate::clock::now_ns() < until_ns, "{} are open, not {count}", open_count(name));
+        std::thread::yield_now();
+    }
+}

@@ -1,6 +1,7 @@
 //! Linux: credentials, limits, scheduling; the parts with a state of their own have files of their
 //! own.
 
+mod closer;
 mod cpus;
 mod generation;
 mod moment;
@@ -14,6 +15,7 @@ use std::sync::OnceLock;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+pub(crate) use closer::{PeerFd, begin as begin_closer};
 pub use cpus::{cpus_allowed, cpus_usable};
 pub use generation::{generation, is_current};
 pub use moment::{pause_between_looks, pause_ns};

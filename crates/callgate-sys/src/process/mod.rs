@@ -6,7 +6,7 @@ mod linux;
 mod sim;
 
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
-pub(crate) use linux::TrackedFd;
+pub(crate) use linux::{PeerFd, TrackedFd, begin_closer};
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::{
     PidFd, Slice, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu, fresh_number,

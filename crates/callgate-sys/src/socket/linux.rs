@@ -15,11 +15,11 @@ use rustix::net::{
 
 use super::{Received, RecvError, Ring, SendError};
 use crate::clock;
-use crate::process::{Identity, TrackedFd};
+use crate::process::{Identity, PeerFd, TrackedFd};
 
 /// One end of a connection. Any thread may use it; a forked child can't.
 #[derive(Debug)]
-pub struct Socket(TrackedFd);
+pub struct Socket(PeerFd);
 
 impl Socket {
     /// Makes two connected sockets, each the other's peer. For tests and for connections within a
@@ -94,9 +94,10 @@ impl Socket {
     /// any more.
     pub fn recv(&self, buf: &mut [u8]) -> Result<Received, RecvError> {
         match at!("sys.socket.recv", self.recv_now(buf)) {
-            Ok((fd, message)) => {
-                let surplus = message.flags.contains(ReturnFlags::CTRUNC);
-                if message.bytes == 0 && fd.is_none() && !surplus {
+            Ok((fd, others, message)) => {
+                // There is room for all that can come: the kernel could not open one, or the next.
+                let lost_fd = message.flags.contains(ReturnFlags::CTRUNC);
+                if message.bytes == 0 && fd.is_none() && !lost_fd {
                     // The end, or an empty message, of which the peer is to blame: so it must be known which.
                     match self.has_hung_up() {
                         Ok(true) => return Err(RecvError::Closed),
@@ -104,14 +105,13 @@ impl Socket {
                         Err(error) => return Err(RecvError::Os(error.into())),
                     }
                 }
-                // There is room for one. The kernel says "truncated" when more came, and when the one could not be opened.
-                let lost_fd = surplus && fd.is_none();
+                let extra_fds = others + usize::from(lost_fd && fd.is_some());
                 Ok(Received {
                     len: message.bytes,
                     truncated: message.flags.contains(ReturnFlags::TRUNC),
                     fd: fd.map(Into::into),
-                    extra_fds: usize::from(surplus && !lost_fd),
-                    lost_fd,
+                    extra_fds,
+                    lost_fd: lost_fd && extra_fds == 0,
                 })
             }
             Err(Errno::AGAIN) => Err(RecvError::Empty),
@@ -246,15 +246,25 @@ impl Socket {
         }
     }
 
-    fn recv_now(&self, buf: &mut [u8]) -> Result<(Option<TrackedFd>, RecvMsg), Errno> {
+    /// Gives the first descriptor, and how many others came, which are closed.
+    fn recv_now(&self, buf: &mut [u8]) -> Result<(Option<TrackedFd>, usize, RecvMsg), Errno> {
         let mut reset = false;
         loop {
-            match TrackedFd::open_with(|| receive(self.0.as_fd(), &mut *buf)) {
+            let received = TrackedFd::open_with(|| {
+                let ((first, others), message) = receive(self.0.as_fd(), &mut *buf)?;
+                Ok((first, (others, message)))
+            });
+            match received {
                 Err(Errno::INTR) => continue,
                 // The peer closed with messages of ours unread. That is told once, before what it
                 // had sent itself.
                 Err(Errno::CONNRESET) if !reset => reset = true,
-                result => return result,
+                Err(error) => return Err(error),
+                Ok((fd, (others, message))) => {
+                    let count = others.len();
+                    others.into_iter().for_each(|fd| drop(PeerFd::from(fd)));
+                    return Ok((fd, count, message));
+                }
             }
         }
     }
@@ -275,30 +285,39 @@ impl From<OwnedFd> for Socket {
 
 impl From<TrackedFd> for Socket {
     fn from(fd: TrackedFd) -> Socket {
-        Socket(fd)
+        Socket(fd.into())
     }
 }
 
-/// Room for exactly one descriptor: the kernel lets go of all others without ever opening them
-/// here, so they can't leak, and closing one (which may block, if the peer serves its file) isn't
-/// ours to do.
-#[repr(align(8))]
-struct RoomForOne([MaybeUninit<u8>; ROOM_FOR_ONE]);
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // The peer need not wait until it is closed. Not for a parent's, of which a child may have a copy.
+        if self.0.is_ours() {
+            self.shutdown();
+        }
+    }
+}
 
-/// `CMSG_LEN` of one descriptor, not `CMSG_SPACE`, whose padding would hold a second one.
-// SAFETY: CMSG_LEN is arithmetic on its argument.
-const ROOM_FOR_ONE: usize = unsafe { libc::CMSG_LEN(size_of::<libc::c_int>() as u32) } as usize;
+/// Most descriptors that one message has (SCM_MAX_FD).
+const FDS_MAX: usize = 253;
 
-fn receive(socket: BorrowedFd<'_>, buf: &mut [u8]) -> Result<(Option<OwnedFd>, RecvMsg), Errno> {
-    let mut room = RoomForOne([MaybeUninit::uninit(); ROOM_FOR_ONE]);
-    let mut control = RecvAncillaryBuffer::new(&mut room.0);
+/// What came with a message: the first descriptor, and the others.
+type Fds = (Option<OwnedFd>, Vec<OwnedFd>);
+
+/// There is room for all descriptors that a message can have: those that it has no room for the kernel would close here, in
+/// this call, and that can take as long as the peer wants.
+fn receive(socket: BorrowedFd<'_>, buf: &mut [u8]) -> Result<(Fds, RecvMsg), Errno> {
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut room);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let message = recvmsg(socket, &mut [IoSliceMut::new(buf)], &mut control, flags)?;
-    let fd = control.drain().find_map(|part| match part {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+    let mut fds = control.drain().filter_map(|part| match part {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
         _ => None,
     });
-    Ok((fd, message))
+    let mut fds = fds.by_ref().flatten();
+    let first = fds.next();
+    Ok(((first, fds.collect()), message))
 }
 
 fn is_gone(error: Errno) -> bool {

@@ -59,8 +59,7 @@ pub struct Received {
     pub truncated: bool,
     /// The descriptor that came with it. Nothing is known of it: it may be of any kind.
     pub fd: Option<MemFd>,
-    /// Whether further descriptors came, counted as 1 however many: the kernel let go of them
-    /// without opening them here.
+    /// How many further descriptors came. They are closed, or will be, by a thread that does nothing else.
     pub extra_fds: usize,
     /// Whether a descriptor came that this process could not open, for lack of room in its table.
     pub lost_fd: bool,

@@ -16,7 +16,7 @@ use rustix::net::{
 use super::address::{ADDRESS_LEN_MAX, Folder};
 use crate::clock;
 use crate::endpoint::{ConnectError, NAME_LEN_MAX};
-use crate::process::TrackedFd;
+use crate::process::{TrackedFd, begin_closer};
 use crate::socket::Socket;
 
 /// How long a connection without a deadline waits for a server whose queue is full.
@@ -56,7 +56,10 @@ pub fn connect(socket_path: &Path, deadline_ns: Option<u64>) -> Result<Socket, C
     })
     .map_err(|e| failed("socket", e))?;
     match reach(&socket, &route.address, deadline_ns) {
-        Ok(()) => Ok(socket.into()),
+        Ok(()) => {
+            begin_closer();
+            Ok(socket.into())
+        }
         Err(Errno::CONNREFUSED) => {
             // A file that isn't a socket refuses as a dead server's does.
             match route.stat(socket_path) {

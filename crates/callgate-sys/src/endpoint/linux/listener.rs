@@ -21,7 +21,7 @@ use super::address::{FileId, Folder, file_id};
 use super::lock::{InstanceLock, LockError};
 use crate::clock;
 use crate::endpoint::{BindError, NAME_LEN_MAX};
-use crate::process::{TrackedFd, generation, is_current};
+use crate::process::{PeerFd, TrackedFd, begin_closer, generation, is_current};
 use crate::socket::Socket;
 
 /// How long a server that is being killed is waited for.
@@ -35,7 +35,8 @@ const BACKLOG: i32 = 4096;
 /// lock; in a forked child it does neither. Any thread may use it.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TrackedFd,
+    /// Clients that were not accepted may have sent something already.
+    socket: PeerFd,
     folder: OwnedFd,
     name: OsString,
     /// Which file our socket is.
@@ -87,8 +88,9 @@ impl Listener {
             LockError::Os(call, error) => failed(call, lock_path, error),
         })?;
         let (socket, file) = site.listen(mode, group)?;
+        begin_closer();
         Ok(Listener {
-            socket,
+            socket: socket.into(),
             folder: folder.fd,
             name: name.to_owned(),
             file,

@@ -11,6 +11,7 @@
 //! runs none either; its child keeps the descriptors until it drops them.
 
 use std::cell::{Cell, UnsafeCell};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{
     AtomicPtr, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
@@ -19,7 +20,7 @@ use std::sync::atomic::{
 
 use callgate_points::at;
 
-use super::generation::{generation, wipe};
+use super::generation::{generation, is_current, wipe};
 
 /// An owned descriptor, closed on exec and taken away from forked children.
 #[derive(Debug)]
@@ -54,6 +55,31 @@ impl TrackedFd {
     pub(crate) fn no_fork<T>(action: impl FnOnce() -> T) -> T {
         let _no_fork = Gate::enter();
         action()
+    }
+
+    /// Whether this process owns it, rather than one that it was forked from: then it is inert here, or gone.
+    pub(super) fn is_ours(&self) -> bool {
+        is_current(self.generation)
+    }
+
+    /// Closes it as drop does, but a fork need not wait for the close itself, which may take as long as a peer wants. (A
+    /// child that is forked just then has a copy of it, which it knows nothing of.)
+    pub(super) fn close_outside(self) {
+        let this = ManuallyDrop::new(self);
+        {
+            let _no_fork = Gate::enter();
+            TABLE.clear(this.fd);
+        }
+        // Most sockets that would linger do not any more. Others, and what lies in a socket's queue, may.
+        let linger = libc::linger { l_onoff: 0, l_linger: 0 };
+        // SAFETY: the option is a live local of the size that is given. It fails for what is no socket.
+        at!("sys.process.no_linger", unsafe {
+            let size = size_of::<libc::linger>() as libc::socklen_t;
+            let option = (&raw const linger).cast();
+            libc::setsockopt(this.fd, libc::SOL_SOCKET, libc::SO_LINGER, option, size)
+        });
+        // SAFETY: this was the only owner, of this process, and is forgotten.
+        at!("sys.process.close_outside", unsafe { libc::close(this.fd) });
     }
 
     fn enter(fd: OwnedFd, generation: u32) -> TrackedFd {

@@ -158,7 +158,7 @@ impl PayloadReader {
     ///
     /// [`Rejected`] says which check failed; nothing is mapped then, and the descriptor is closed.
     pub fn accept(fd: MemFd, len: usize) -> Result<PayloadReader, Rejected> {
-        fd.check(len, PAYLOAD_SEALS)?;
+        let fd = fd.checked(len, PAYLOAD_SEALS)?;
         Mapping::new(&fd, len, ProtFlags::READ).map(PayloadReader).map_err(|error| match error {
             // Opened for writing only.
             Errno::ACCESS => Rejected::NotReadable,
@@ -213,7 +213,7 @@ impl Control {
     /// As [`PayloadReader::accept`]; [`Rejected::NotWritable`] for one that is sealed against writing, or was opened for
     /// reading only.
     pub fn accept(fd: MemFd, len: usize) -> Result<Control, Rejected> {
-        fd.check(len, CONTROL_SEALS)?;
+        let fd = fd.checked(len, CONTROL_SEALS)?;
         let mapping = Mapping::new(&fd, len, ProtFlags::READ | ProtFlags::WRITE);
         mapping.map(Control).map_err(|error| match error {
             // ACCESS: opened for reading only.

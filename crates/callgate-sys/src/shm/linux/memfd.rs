@@ -11,7 +11,7 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Resource, getrlimit};
 
-use crate::process::TrackedFd;
+use crate::process::{PeerFd, TrackedFd};
 use crate::shm::Rejected;
 
 /// What `statfs` says of every ordinary memfd.
@@ -22,7 +22,15 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 ///
 /// Close-on-exec, and taken from forked children. Close it soon: a mapping doesn't need it.
 #[derive(Debug)]
-pub struct MemFd(TrackedFd);
+pub struct MemFd(Held);
+
+#[derive(Debug)]
+enum Held {
+    /// Ordinary memory: made here, or checked.
+    Plain(TrackedFd),
+    /// Anything at all, which may take long to close.
+    Unknown(PeerFd),
+}
 
 impl MemFd {
     /// Makes `len` bytes of zeros, none of them allocated yet, none sealed.
@@ -33,18 +41,16 @@ impl MemFd {
         if getrlimit(Resource::Fsize).current.is_some_and(|limit| size > limit) {
             return Err(Errno::FBIG.into());
         }
-        let fd = MemFd(TrackedFd::open(open)?);
-        at!("sys.shm.ftruncate", retry_on_intr(|| ftruncate(&fd.0, size)))?;
+        let fd = MemFd(Held::Plain(TrackedFd::open(open)?));
+        at!("sys.shm.ftruncate", retry_on_intr(|| ftruncate(&fd, size)))?;
         Ok(fd)
     }
 
     /// Allocates every page. Blocks as long as the kernel zeroes memory.
     pub(super) fn allocate(&self, len: usize) -> Result<(), Errno> {
         loop {
-            match at!(
-                "sys.shm.fallocate",
-                fallocate(&self.0, FallocateFlags::empty(), 0, len as u64)
-            ) {
+            match at!("sys.shm.fallocate", fallocate(self, FallocateFlags::empty(), 0, len as u64))
+            {
                 Err(Errno::INTR) => continue,
                 result => return result,
             }
@@ -53,7 +59,16 @@ impl MemFd {
 
     /// Sets `seals` and forbids any other.
     pub(super) fn seal(&self, seals: SealFlags) -> io::Result<()> {
-        Ok(at!("sys.shm.add_seals", fcntl_add_seals(&self.0, seals | SealFlags::SEAL))?)
+        Ok(at!("sys.shm.add_seals", fcntl_add_seals(self, seals | SealFlags::SEAL))?)
+    }
+
+    /// Gives it if [`MemFd::check`] holds. Then it is ordinary memory, which is closed at once.
+    pub(super) fn checked(self, len: usize, seals: SealFlags) -> Result<MemFd, Rejected> {
+        self.check(len, seals)?;
+        Ok(match self.0 {
+            Held::Unknown(fd) => MemFd(Held::Plain(fd.into_plain())),
+            plain => MemFd(plain),
+        })
     }
 
     /// Checks that it is memory of exactly `len` bytes with `seals` set and no page missing.
@@ -62,9 +77,9 @@ impl MemFd {
     /// peer might be (FUSE); and what a seal fixes can be trusted by the checks that follow.
     /// Presence is asked with `SEEK_HOLE`, since the number of blocks can be forged by allocating
     /// beyond the end.
-    pub(super) fn check(&self, len: usize, seals: SealFlags) -> Result<(), Rejected> {
+    fn check(&self, len: usize, seals: SealFlags) -> Result<(), Rejected> {
         let want = seals | SealFlags::SEAL;
-        let have = match at!("sys.shm.get_seals", fcntl_get_seals(&self.0)) {
+        let have = match at!("sys.shm.get_seals", fcntl_get_seals(self)) {
             Ok(have) => have,
             // EBADF for one that was opened as a path only.
             Err(Errno::INVAL | Errno::BADF) => SealFlags::empty(),
@@ -74,18 +89,18 @@ impl MemFd {
         if !have.contains(want) {
             return Err(Rejected::MissingSeals { have: have.bits(), want: want.bits() });
         }
-        let statfs = at!("sys.shm.fstatfs", retry_on_intr(|| fstatfs(&self.0)));
+        let statfs = at!("sys.shm.fstatfs", retry_on_intr(|| fstatfs(self)));
         let statfs = statfs.map_err(|e| failed("fstatfs", e))?;
         let magic = statfs.f_type as u64;
         if magic != TMPFS_MAGIC {
             return Err(Rejected::NotTmpfs { magic });
         }
-        let stat = at!("sys.shm.fstat", fstat(&self.0)).map_err(|e| failed("fstat", e))?;
+        let stat = at!("sys.shm.fstat", fstat(self)).map_err(|e| failed("fstat", e))?;
         let (have, want) = (stat.st_size as u64, len as u64);
         if have != want || want == 0 {
             return Err(Rejected::Size { have, want });
         }
-        match at!("sys.shm.seek_hole", seek(&self.0, SeekFrom::Hole(0))) {
+        match at!("sys.shm.seek_hole", seek(self, SeekFrom::Hole(0))) {
             Ok(first_hole) if first_hole == want => Ok(()),
             Ok(first_hole) => Err(Rejected::Holes { first_hole, size: want }),
             Err(error) => Err(failed("lseek(SEEK_HOLE)", error)),
@@ -95,19 +110,22 @@ impl MemFd {
 
 impl AsFd for MemFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        match &self.0 {
+            Held::Plain(fd) => fd.as_fd(),
+            Held::Unknown(fd) => fd.as_fd(),
+        }
     }
 }
 
 impl From<OwnedFd> for MemFd {
     fn from(fd: OwnedFd) -> MemFd {
-        MemFd(fd.into())
+        MemFd(Held::Unknown(fd.into()))
     }
 }
 
 impl From<TrackedFd> for MemFd {
     fn from(fd: TrackedFd) -> MemFd {
-        MemFd(fd)
+        MemFd(Held::Unknown(fd.into()))
     }
 }
 

@@ -9,7 +9,7 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mprotect, munmap};
 
 use super::*;
 use crate::shm::Rejected;
-use crate::testing::{Child, open_count, readable_soon, untracked};
+use crate::testing::{Child, await_open_count, open_count, readable_soon, untracked};
 
 const PAYLOAD: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
@@ -175,7 +175,7 @@ fn a_refused_descriptor_is_closed() {
     let fd = memfd_create(name, MemfdFlags::CLOEXEC).unwrap();
     assert_eq!(open_count(name), 1);
     assert!(accept(fd, page_size()).is_err());
-    assert_eq!(open_count(name), 0);
+    await_open_count(name, 0);
 }
 
 /// Asks `watch` again and again until something has gone.
