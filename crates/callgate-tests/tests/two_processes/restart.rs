@@ -43,6 +43,27 @@ fn clients_come_before_their_server() {
     });
 }
 
+/// The lock says who serves, but not alone: the file may be removed, by a cleaner of old files for one.
+#[test]
+fn a_server_whose_lock_file_is_gone_keeps_its_name() {
+    within(LONGEST, || {
+        let place = Place::new();
+        let mut server = place.server(PEER, &[]);
+        for _ in 0..3 {
+            std::fs::remove_file(place.file("s.lock")).expect("a lock file");
+            let second = place.peer(PEER, "server", &[]);
+            let refused = Words::parse(&second.expect("refused"));
+            assert_eq!((refused.number("in-use"), refused.number("pid")), (1, server.pid().into()));
+        }
+        let client = Client::connect(place.name()).expect("the first one serves");
+        assert!(client.call(&request(1, 20, 20)).is_ok());
+        drop(client);
+        server.kill();
+        // Its successor need not wait for anything.
+        let _successor = place.server(PEER, &[]);
+    });
+}
+
 #[test]
 fn a_hundred_restarts_under_load() {
     within(LONGEST, || {

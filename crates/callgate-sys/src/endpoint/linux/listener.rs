@@ -18,10 +18,11 @@ use rustix::net::{
 };
 
 use super::address::{FileId, Folder, file_id};
+use super::connect::connect;
 use super::lock::{InstanceLock, LockError};
 use crate::clock;
-use crate::endpoint::{BindError, NAME_LEN_MAX};
-use crate::process::{PeerFd, TrackedFd, begin_closer, generation, is_current};
+use crate::endpoint::{BindError, ConnectError, NAME_LEN_MAX};
+use crate::process::{PeerFd, PidFd, TrackedFd, begin_closer, generation, is_current};
 use crate::socket::Socket;
 
 /// How long a server that is being killed is waited for.
@@ -87,6 +88,11 @@ impl Listener {
             }
             LockError::Os(call, error) => failed(call, lock_path, error),
         })?;
+        if site.check_final()?
+            && let Some(pid) = other_server(socket_path)
+        {
+            return Err(BindError::InUse { path: socket_path.to_owned(), pid });
+        }
         let (socket, file) = site.listen(mode, group)?;
         begin_closer();
         Ok(Listener {
@@ -129,6 +135,32 @@ fn acquire_after_the_dying(path: &Path) -> Result<InstanceLock, LockError> {
             }
             result => return result,
         }
+    }
+}
+
+/// Who serves at a socket though its instance lock was free: somebody has removed the lock file, or its process has opened and
+/// closed that file elsewhere, which frees a POSIX lock. `Some(None)` where a server cannot be named.
+fn other_server(path: &Path) -> Option<Option<u32>> {
+    let until_ns = clock::deadline_ns(DYING_MAX);
+    loop {
+        let socket = match connect(path, Some(clock::now_ns())) {
+            Ok(socket) => socket,
+            // More clients wait there than its queue takes.
+            Err(ConnectError::TimedOut { .. }) => return Some(None),
+            Err(_) => return None,
+        };
+        // The process that began to listen: a child of it that has the socket, too, does not serve.
+        match PidFd::peer_of(&socket) {
+            Ok(process) if process.is_dead() => return None,
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return None,
+            _ => {}
+        }
+        let pid = socket.peer().ok().map(|peer| peer.pid).filter(|pid| *pid != 0);
+        // One that is being killed lets go of the lock a moment before it hangs up.
+        if clock::now_ns() >= until_ns || !pid.is_some_and(is_dying) {
+            return Some(pid);
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
