@@ -72,6 +72,10 @@ mod tests {
     fn sources(folder: &Path, text: &mut String) {
         for entry in std::fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
+            // Nobody is killed at points there: these programs run on Linux.
+            if path.file_stem().is_some_and(|name| name == "windows" || name == "win") {
+                continue;
+            }
             if path.is_dir() {
                 sources(&path, text);
             } else if path.extension().is_some_and(|end| end == "rs") {

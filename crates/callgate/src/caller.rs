@@ -10,8 +10,11 @@ pub struct Caller {
     pub pid: Option<u32>,
     /// Effective user id when it connected. The overflow id (usually 65534) stands for users that this user namespace
     /// does not know: never grant it anything.
+    ///
+    /// On Windows a number that this process has given to the user when it first met one of its processes: two are the
+    /// same where the users are. 0 is the system's own account (`LocalSystem`), `u32::MAX` stands for those unknown.
     pub uid: u32,
-    /// Effective group id when it connected.
+    /// Effective group id when it connected. On Windows `u32::MAX`, always.
     pub gid: u32,
 }
 

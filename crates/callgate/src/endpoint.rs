@@ -1,7 +1,7 @@
 //! The names that servers are reached by.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, is_separator};
 use std::str::FromStr;
 
 use callgate_sys::endpoint as sys;
@@ -15,9 +15,11 @@ const NAME_BYTES_MAX: usize = 64;
 /// ```
 /// use callgate::Endpoint;
 /// let private = Endpoint::named("digest")?;
-/// let shared = Endpoint::at("/run/digest/socket")?;
 /// assert_eq!(Endpoint::parse("digest")?, private);
+/// # #[cfg(unix)] {
+/// let shared = Endpoint::at("/run/digest/socket")?;
 /// assert_eq!(Endpoint::parse("/run/digest/socket")?, shared);
+/// # }
 /// assert!(Endpoint::named("no spaces").is_err());
 /// # Ok::<(), callgate::EndpointError>(())
 /// ```
@@ -55,7 +57,8 @@ impl Endpoint {
     }
 
     /// An explicit socket path, for endpoints that a group or everybody may use. The lock file lies beside it, with
-    /// `.lock` appended. The directory must exist.
+    /// `.lock` appended. The directory must exist. On Windows nothing lies at the path, which names a pipe, or is a pipe's
+    /// own (`\\.\pipe\…`).
     ///
     /// # Errors
     /// [`EndpointError::Path`] when the path is not absolute or has no file name.
@@ -63,7 +66,12 @@ impl Endpoint {
         let path = path.as_ref();
         let problem = if !path.is_absolute() {
             Some("it is not absolute")
-        } else if path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
+        } else if path.file_name().is_none()
+            || path
+                .as_os_str()
+                .as_encoded_bytes()
+                .last()
+                .is_some_and(|last| is_separator((*last).into()))
         {
             Some("it has no file name")
         } else if path.as_os_str().as_encoded_bytes().contains(&0) {
@@ -82,14 +90,14 @@ impl Endpoint {
     /// # Errors
     /// As [`Endpoint::named`] and [`Endpoint::at`].
     pub fn parse(text: &str) -> Result<Self, EndpointError> {
-        if !text.contains('/') {
+        if !text.contains(is_separator) {
             return Self::named(text);
         }
         let absolute = std::path::absolute(text).map_err(|_| EndpointError::Path {
             path: text.into(),
             problem: "it cannot be made absolute",
         })?;
-        Self::at(if text.ends_with('/') { PathBuf::from(text) } else { absolute })
+        Self::at(if text.ends_with(is_separator) { PathBuf::from(text) } else { absolute })
     }
 
     /// The path of the socket. Creates nothing.
@@ -204,16 +212,10 @@ pub struct EndpointEntry {
 /// [`EndpointError::Directory`] when the directory exists and cannot be read or trusted.
 pub fn endpoints() -> Result<Vec<EndpointEntry>, EndpointError> {
     let directory = sys::private_dir_if_exists().map_err(directory_error)?;
-    let files = match std::fs::read_dir(&directory) {
-        Ok(files) => files,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => {
-            return Err(EndpointError::Directory(format!("{}: {error}", directory.display())));
-        }
-    };
+    let files = sys::names(&directory)
+        .map_err(|error| EndpointError::Directory(format!("{}: {error}", directory.display())))?;
     let mut found = Vec::new();
-    for file in files.flatten() {
-        let file_name = file.file_name();
+    for file_name in files {
         let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(SOCKET_SUFFIX))
         else {
             continue;
@@ -242,7 +244,8 @@ mod tests {
 
     #[test]
     fn paths_are_absolute_and_name_a_file() {
-        assert!(Endpoint::at("/tmp/x.sock").is_ok());
+        let good = if cfg!(windows) { r"C:\tmp\x.sock" } else { "/tmp/x.sock" };
+        assert!(Endpoint::at(good).is_ok());
         for bad in ["x", "/", "/tmp/", "/tmp/.."] {
             assert!(Endpoint::at(bad).is_err(), "{bad}");
         }
@@ -258,7 +261,8 @@ mod tests {
 
     #[test]
     fn lock_files_lie_beside_explicit_sockets() {
-        let (socket, lock) = Endpoint::at("/x/y").expect("valid").server_paths().expect("paths");
-        assert_eq!((socket, lock), (PathBuf::from("/x/y"), PathBuf::from("/x/y.lock")));
+        let path = if cfg!(windows) { "C:/x/y" } else { "/x/y" };
+        let (socket, lock) = Endpoint::at(path).expect("valid").server_paths().expect("paths");
+        assert_eq!((socket, lock), (PathBuf::from(path), PathBuf::from(format!("{path}.lock"))));
     }
 }

@@ -78,12 +78,13 @@ impl Default for Limits {
 /// Who may connect to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Access {
-    /// The server's own user, and root.
+    /// The server's own user, and root (on Windows the system's account).
     #[default]
     Owner,
-    /// These, and every member of the group with this id; the kernel checks it by the socket's mode (0660).
+    /// These, and every member of the group with this id; the kernel checks it by the socket's mode (0660). Not on
+    /// Windows: a server with it cannot be made there.
     Group(u32),
-    /// Every user who can reach the path (0666).
+    /// Every user who can reach the path (0666); on Windows every authenticated user of this machine.
     Everyone,
 }
 
@@ -204,7 +205,7 @@ impl CallOptions {
     /// Limits the call's duration, connecting included.
     ///
     /// As all time limits here, of clients and servers, it is one of `CLOCK_MONOTONIC`: setting the wall clock does not
-    /// move it, and time in which the machine is suspended does not count.
+    /// move it, and time in which the machine is suspended does not count (on Windows it does).
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.limit = Some(TimeLimit::Timeout(timeout));

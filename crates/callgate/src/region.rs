@@ -11,6 +11,7 @@ use callgate_proto::Violation;
 use callgate_proto::arena::REGIONS_MAX;
 use callgate_proto::body::Place;
 use callgate_proto::layout::{CELLS_OFFSET, Cell, DETOUR_OFFSET, Detour, Header, control_bytes};
+use callgate_sys::futex::Waited;
 use callgate_sys::shm::{Control, MemFd, PayloadReader, PayloadWriter, Rejected, page_size};
 
 /// A control region with its number of cells, fixed at the handshake.
@@ -58,6 +59,24 @@ impl ControlView {
     #[inline]
     pub(crate) fn cell(&self, index: u16) -> &Cell {
         &self.cells()[usize::from(index)]
+    }
+
+    /// Sleeps until somebody wakes those who sleep at `cell`, as long as its state word is `value`, at most until
+    /// `until_ns`. For the client; it may wake for nothing.
+    #[inline]
+    pub(crate) fn sleep_at(&self, cell: &Cell, value: u32, until_ns: u64) -> Waited {
+        self.map.wait(cell.futex(), value, until_ns)
+    }
+
+    /// Wakes at most `count` of those who sleep at `cell`, whichever side they are on. Never blocks.
+    #[inline]
+    pub(crate) fn wake(&self, cell: &Cell, count: u32) {
+        self.map.wake(cell.futex(), count);
+    }
+
+    /// Wakes all who sleep at any cell. Never blocks.
+    pub(crate) fn wake_all(&self) {
+        self.map.wake_all(self.cells().iter().map(Cell::futex));
     }
 }
 

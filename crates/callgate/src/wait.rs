@@ -10,8 +10,10 @@ use callgate_proto::cell::Turn;
 use callgate_proto::layout::Cell;
 use callgate_proto::life::Life;
 use callgate_proto::pace::{CallerPace, Plan, Policy, SizeClass, Surroundings, WAKE_NS, worth_ns};
-use callgate_sys::futex::{self, Waited};
+use callgate_sys::futex::Waited;
 use callgate_sys::{clock, process};
+
+use crate::region::ControlView;
 
 /// Looks in the first phase: a little more than a microsecond, so that a handler of one is found without a clock.
 const FIRST_LOOKS: u32 = 44;
@@ -29,6 +31,7 @@ pub(crate) const SLEEPERS_MAX: u32 = 2;
 
 /// What a wait needs to know.
 pub(crate) struct Wait<'a> {
+    pub(crate) control: &'a ControlView,
     pub(crate) cell: &'a Cell,
     pub(crate) turn: Turn,
     pub(crate) life: &'a Life,
@@ -177,7 +180,7 @@ impl Wait<'_> {
             let mut timed_out = false;
             let may_sleep = self.life.may_sleep();
             if may_sleep && let Some(value) = self.cell.arm_reply(self.turn) {
-                let waited = futex::wait(self.cell.futex(), value, Some(until_ns));
+                let waited = self.control.sleep_at(self.cell, value, until_ns);
                 timed_out = waited == Waited::TimedOut;
             }
             self.life.awake();
@@ -201,14 +204,12 @@ impl Wait<'_> {
 /// Those who announced themselves and do not sleep yet need a moment: they refuse to sleep once they look. And a hostile
 /// server can have moved a sleeper to another word: that one looks around when its slice of sleep is over. Nobody waits
 /// for either here.
-pub(crate) fn wake_sleepers(life: &Life, cells: &[Cell]) -> bool {
+pub(crate) fn wake_sleepers(life: &Life, control: &ControlView) -> bool {
     for _ in 0..4 {
         if !life.has_sleepers() {
             return true;
         }
-        for cell in cells {
-            futex::wake(cell.futex(), u32::MAX);
-        }
+        control.wake_all();
         process::yield_now();
     }
     !life.has_sleepers()

@@ -10,6 +10,8 @@
 mod linux;
 #[cfg(callgate_sim)]
 mod sim;
+#[cfg(all(windows, not(callgate_sim)))]
+mod windows;
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,8 @@ pub use linux::now_ns;
 pub(crate) use linux::{left, timespec};
 #[cfg(callgate_sim)]
 pub use sim::now_ns;
+#[cfg(all(windows, not(callgate_sim)))]
+pub use windows::now_ns;
 
 /// Gives the instant that lies `timeout` from now, in nanoseconds of [`now_ns`].
 ///

@@ -12,14 +12,34 @@
 mod linux;
 #[cfg(callgate_sim)]
 mod sim;
+#[cfg(all(windows, not(callgate_sim)))]
+mod windows;
 
 use std::io;
 use std::path::PathBuf;
+#[cfg(not(windows))]
+use std::{ffi::OsString, path::Path};
 
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::{Listener, connect, holder, private_dir, private_dir_if_exists};
 #[cfg(callgate_sim)]
 pub use sim::{Listener, connect, holder, private_dir, private_dir_if_exists};
+#[cfg(all(windows, not(callgate_sim)))]
+pub use windows::{Listener, connect, holder, names, private_dir, private_dir_if_exists};
+
+/// Gives the names of the files in a folder of endpoints; none where there is no such folder.
+///
+/// # Errors
+///
+/// What the system says.
+#[cfg(not(windows))]
+pub fn names(folder: &Path) -> io::Result<Vec<OsString>> {
+    match std::fs::read_dir(folder) {
+        Ok(files) => Ok(files.flatten().map(|file| file.file_name()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
 
 /// The longest file name of a socket, in bytes. The folder's path may be longer.
 pub const NAME_LEN_MAX: usize = 80;

@@ -9,11 +9,19 @@
 mod linux;
 #[cfg(callgate_sim)]
 mod sim;
+#[cfg(all(windows, not(callgate_sim)))]
+mod windows;
 
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::{wait, wait_any, wait_private, wake, wake_private};
 #[cfg(callgate_sim)]
 pub use sim::{wait, wait_any, wait_private, wake, wake_private};
+#[cfg(all(windows, not(callgate_sim)))]
+pub use windows::{wait_any, wait_private, wake_private};
+
+/// Whether this system can sleep on several words, and on words that other processes wake. Kernels without it are found
+/// out by [`wait_any`].
+pub const WAITS_ON_MANY: bool = cfg!(not(windows));
 
 /// Most words that [`wait_any`] sleeps on.
 pub const WORDS_MAX: usize = 8;
@@ -42,5 +50,5 @@ pub enum Waited {
     TimedOut,
 }
 
-#[cfg(all(test, not(callgate_sim)))]
+#[cfg(all(test, target_os = "linux", not(callgate_sim)))]
 mod tests;

@@ -50,6 +50,16 @@ impl Poller {
         Ok(at!("sys.poller.add", epoll::add(&self.0, source, data, flags))?)
     }
 
+    /// Watches `source` as [`Poller::add`] does, in this poller until it is closed. Where a system has a quicker way for
+    /// that (Windows), this takes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Poller::add`].
+    pub fn add_for_good(&self, source: &impl Pollable, token: u64) -> io::Result<()> {
+        self.add(source, token, false)
+    }
+
     /// Stops watching `source`. An event that a wait has already given out isn't taken back.
     ///
     /// # Errors

@@ -5,11 +5,17 @@
 mod linux;
 #[cfg(callgate_sim)]
 mod sim;
+#[cfg(all(windows, not(callgate_sim)))]
+mod windows;
 
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::{Pollable, Poller, Waker};
 #[cfg(callgate_sim)]
 pub use sim::{Pollable, Poller, Waker};
+#[cfg(all(windows, not(callgate_sim)))]
+pub(crate) use windows::{Flag, Port, Readiness, RegisteredWait, Slot, Source};
+#[cfg(all(windows, not(callgate_sim)))]
+pub use windows::{Pollable, Poller, Waker};
 
 /// The most events that one [`Poller::wait`] gives; the others come with the next.
 pub const EVENTS_MAX: usize = 256;

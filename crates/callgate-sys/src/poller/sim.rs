@@ -54,6 +54,15 @@ impl Poller {
         })
     }
 
+    /// Watches `source` until it is closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Poller::add`].
+    pub fn add_for_good(&self, source: &impl Pollable, token: u64) -> io::Result<()> {
+        self.add(source, token, false)
+    }
+
     /// Stops watching `source`.
     ///
     /// # Errors

@@ -4,12 +4,10 @@
 mod closer;
 mod cpus;
 mod generation;
-mod moment;
 mod pidfd;
 mod slice;
 mod tracked;
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::OnceLock;
 
@@ -18,7 +16,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub(crate) use closer::{PeerFd, begin as begin_closer};
 pub use cpus::{cpus_allowed, cpus_usable};
 pub use generation::{generation, is_current};
-pub use moment::{pause_between_looks, pause_ns};
 pub use pidfd::PidFd;
 pub use slice::Slice;
 pub(crate) use tracked::TrackedFd;
@@ -66,35 +63,6 @@ pub fn current_cpu() -> u32 {
 #[inline]
 pub fn yield_now() {
     rustix::thread::sched_yield();
-}
-
-/// Asks for the cache line of `place`, to be written soon: the request for it overlaps with what is done until then.
-///
-/// On x86-64 by PREFETCHW, written out: a compiler makes an instruction for *reading* of a prefetch for writing, unless it is
-/// told that the processor has more (`-C target-feature=+prfchw`).
-#[inline(always)]
-pub fn will_write<T>(place: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch faults at no address and changes nothing but caches. Processors of this architecture that cannot do
-    // it take it for a NOP.
-    unsafe {
-        core::arch::asm!("prefetchw [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: as above, for PRFM.
-    unsafe {
-        core::arch::asm!("prfm pstl1keep, [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = place;
-}
-
-/// Gives a number other than 0 that no other process, and no other call, is likely to get.
-pub fn fresh_number() -> u64 {
-    // The hasher's keys are the system's randomness, different in each process and each call.
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u64(crate::clock::now_ns());
-    hasher.finish().max(1)
 }
 
 /// Tells whether the calling thread runs under a real-time policy (FIFO, round robin, deadline).

@@ -1,17 +1,27 @@
 //! This process and its peers: who they are, whether they live, what the machine gives us.
 
+#[cfg(not(callgate_sim))]
+mod hints;
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
 mod linux;
+#[cfg(not(callgate_sim))]
+mod moment;
 #[cfg(callgate_sim)]
 mod sim;
+#[cfg(all(windows, not(callgate_sim)))]
+mod windows;
+
+#[cfg(not(callgate_sim))]
+pub use hints::{fresh_number, will_write};
+#[cfg(not(callgate_sim))]
+pub use moment::{pause_between_looks, pause_ns};
 
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub(crate) use linux::{PeerFd, TrackedFd, begin_closer};
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
 pub use linux::{
-    PidFd, Slice, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu, fresh_number,
-    generation, gid, is_current, is_realtime, overflow_uid, pause_between_looks, pause_ns, pid,
-    raise_nofile, uid, will_write, yield_now,
+    PidFd, Slice, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu, generation, gid,
+    is_current, is_realtime, overflow_uid, pid, raise_nofile, uid, yield_now,
 };
 #[cfg(callgate_sim)]
 pub(crate) use sim::pid_of;
@@ -20,6 +30,13 @@ pub use sim::{
     PidFd, ProcessLocal, Slice, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu,
     fresh_number, generation, gid, is_current, is_realtime, overflow_uid, pause_between_looks,
     pause_ns, pid, raise_nofile, uid, will_write, yield_now,
+};
+#[cfg(all(windows, not(callgate_sim)))]
+pub(crate) use windows::{Peer, own_sid_text};
+#[cfg(all(windows, not(callgate_sim)))]
+pub use windows::{
+    PidFd, Slice, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu, generation, gid,
+    is_current, is_realtime, overflow_uid, pid, raise_nofile, uid, yield_now,
 };
 
 /// Who a process is, as the kernel says. It is never taken from a message.

@@ -148,6 +148,11 @@ impl PidFd {
         })
     }
 
+    /// Whether an error of [`PidFd::peer_of`] means that the peer is dead.
+    pub fn says_dead(error: &io::Error) -> bool {
+        error.raw_os_error() == Some(libc::ESRCH)
+    }
+
     /// Tells whether the process has ended.
     pub fn is_dead(&self) -> bool {
         inside().operation("sys.process.poll_pidfd", 300, |state| {

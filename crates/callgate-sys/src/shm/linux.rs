@@ -1,11 +1,9 @@
 //! Linux: sealed memfds on tmpfs.
 
-mod copy;
 mod mapping;
 mod memfd;
 mod release;
 
-pub use copy::copy_from_shared;
 pub use mapping::{Control, PayloadReader, PayloadWriter};
 pub use memfd::MemFd;
 pub use release::{ReleaseId, ReleaseWatch};

@@ -8,23 +8,33 @@
 //! All of them hand out raw pointers only. Memory that a peer can write must never be behind a Rust
 //! reference; read it with [`copy_from_shared`] or as atomics.
 
+#[cfg(not(callgate_sim))]
+mod copy;
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
 mod linux;
 #[cfg(callgate_sim)]
 mod sim;
+#[cfg(all(windows, not(callgate_sim)))]
+mod windows;
 
 use std::io;
 
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
-pub use linux::{
-    Control, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, copy_from_shared,
-    page_size,
-};
+pub use linux::{Control, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, page_size};
 #[cfg(callgate_sim)]
 pub use sim::{
     Control, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, copy_from_shared,
     page_size,
 };
+#[cfg(all(windows, not(callgate_sim)))]
+pub(crate) use windows::READER_RIGHTS;
+#[cfg(all(windows, not(callgate_sim)))]
+pub use windows::{
+    Control, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, page_size,
+};
+
+#[cfg(not(callgate_sim))]
+pub use copy::copy_from_shared;
 
 /// Why a descriptor that a peer sent isn't memory that can be used. The descriptor is closed by
 /// then.
@@ -66,6 +76,23 @@ pub enum Rejected {
     /// It was opened for writing only.
     #[error("memory from the peer cannot be read")]
     NotReadable,
+    /// It isn't a section of memory, or there is no such handle.
+    #[cfg(windows)]
+    #[error("what came from the peer is not a section of memory")]
+    NotASection,
+    /// It is a section, but not of the page file with each page committed.
+    #[cfg(windows)]
+    #[error(
+        "memory from the peer has the attributes {attributes:#x}: it is not plain committed memory"
+    )]
+    NotPlainMemory {
+        /// Its attributes, as the system numbers them (SEC_COMMIT and others).
+        attributes: u32,
+    },
+    /// Control memory came without an event that can be rung.
+    #[cfg(windows)]
+    #[error("control memory from the peer came without an event that can be rung")]
+    NoEvent,
     /// A system call failed, which tells nothing about the peer.
     #[error("{call} failed for memory from the peer")]
     Os {

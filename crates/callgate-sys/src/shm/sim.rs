@@ -2,8 +2,10 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::sync::atomic::AtomicU32;
 
 use super::Rejected;
+use crate::futex::{self, Waited};
 use crate::poller::Pollable;
 use crate::process::{generation, is_current};
 use crate::sim::kernel::Object;
@@ -163,6 +165,23 @@ impl Control {
     /// As [`PayloadReader::accept`].
     pub fn accept(fd: MemFd, len: usize) -> Result<Control, Rejected> {
         accept(fd, len, false).map(Control)
+    }
+
+    /// Sleeps on a word of this region.
+    pub fn wait(&self, word: &AtomicU32, expected: u32, deadline_ns: u64) -> Waited {
+        futex::wait(word, expected, Some(deadline_ns))
+    }
+
+    /// Wakes at most `count` sleepers of a word of this region.
+    pub fn wake(&self, word: &AtomicU32, count: u32) {
+        futex::wake(word, count);
+    }
+
+    /// Wakes all sleepers of these words of the region.
+    pub fn wake_all<'a>(&self, words: impl Iterator<Item = &'a AtomicU32>) {
+        for word in words {
+            futex::wake(word, u32::MAX);
+        }
     }
 
     /// Gives the address of the first byte, to be touched as atomics.

@@ -8,6 +8,8 @@
 mod linux;
 #[cfg(callgate_sim)]
 mod sim;
+#[cfg(all(windows, not(callgate_sim)))]
+mod windows;
 
 use std::io;
 
@@ -15,6 +17,10 @@ use std::io;
 pub use linux::Socket;
 #[cfg(callgate_sim)]
 pub use sim::Socket;
+#[cfg(all(windows, not(callgate_sim)))]
+pub(crate) use windows::Side;
+#[cfg(all(windows, not(callgate_sim)))]
+pub use windows::Socket;
 
 use crate::shm::MemFd;
 
@@ -74,5 +80,5 @@ pub enum Ring {
     Gone,
 }
 
-#[cfg(all(test, not(callgate_sim)))]
+#[cfg(all(test, target_os = "linux", not(callgate_sim)))]
 mod tests;

@@ -22,7 +22,7 @@ use callgate_sys::process::{self, Identity, PidFd};
 use callgate_sys::shm::{PayloadWriter, page_size};
 use callgate_sys::socket::{RecvError, Ring as Rung, Socket};
 use callgate_sys::sync::{Condvar, Mutex, MutexGuard};
-use callgate_sys::{clock, futex, process as sys_process};
+use callgate_sys::{clock, process as sys_process};
 
 use crate::error::{CallError, Side, Started};
 use crate::options::ClientOptions;
@@ -270,7 +270,7 @@ impl Connection {
         match ring {
             Ring::No => {}
             Ring::Word(cell) => {
-                futex::wake(self.control.cell(cell).futex(), SLEEPERS_MAX);
+                self.control.wake(self.control.cell(cell), SLEEPERS_MAX);
             }
             Ring::Socket if self.socket.ring() == Rung::Gone => {
                 self.end(self.what_the_kernel_says());
@@ -357,6 +357,8 @@ impl Connection {
         if let Some((region, range)) = incoming.find(place)? {
             return Ok(SharedBytes { region: region.clone(), range });
         }
+        // It was announced before the reply was published.
+        self.socket.catch_up();
         self.receive_into(&mut incoming)?;
         match incoming.find(place)? {
             Some((region, range)) => Ok(SharedBytes { region: region.clone(), range }),
@@ -449,7 +451,7 @@ impl Connection {
 
     /// Wakes those who sleep on this connection, which has ended; false when some may sleep still.
     pub(super) fn wake_sleepers(&self) -> bool {
-        wake_sleepers(&self.life, self.control.cells())
+        wake_sleepers(&self.life, &self.control)
     }
 
     /// Asks the kernel whether the server lives.

@@ -22,8 +22,6 @@ use crate::region::{ControlView, control_size};
 
 /// How long a client looks for the answer before it sleeps, in nanoseconds: some times what a server needs that is awake.
 const LOOK_NS: u64 = 60_000;
-/// `ESRCH`: the server died after it was reached.
-const NO_SUCH_PROCESS: i32 = 3;
 
 /// Connects once. Blocks until the server has answered, `deadline_ns` has passed, or the server is gone.
 pub(super) fn connect(owner: &Arc<Inner>, deadline_ns: Option<u64>) -> Result<Shared, CallError> {
@@ -57,9 +55,10 @@ pub(super) fn connect(owner: &Arc<Inner>, deadline_ns: Option<u64>) -> Result<Sh
         Answer::Welcome(welcome) => welcome,
         answer => return Err(unexpected(answer)),
     };
-    let server_process = server_process.map_err(|source| match source.raw_os_error() {
-        Some(NO_SUCH_PROCESS) => not_running(&path),
-        _ => os("cannot watch the server's process")(source),
+    let server_process = server_process.map_err(|source| match PidFd::says_dead(&source) {
+        // After it was reached.
+        true => not_running(&path),
+        false => os("cannot watch the server's process")(source),
     })?;
     watched.map_err(os("cannot watch the connection"))?;
     check_welcome(&welcome, cells)?;
@@ -110,9 +109,10 @@ fn reach(
         }
         other => CallError::Refused { path: path.into(), reason: other.to_string() },
     })?;
-    let server = socket
-        .peer()
-        .map_err(|source| CallError::Os { what: "cannot tell who serves".into(), source })?;
+    let server = socket.peer().map_err(|source| match PidFd::says_dead(&source) {
+        true => not_running(path),
+        false => CallError::Os { what: "cannot tell who serves".into(), source },
+    })?;
     // The overflow id stands for users that are unknown here, so it is nobody's proof.
     let unknown = server.uid == process::overflow_uid();
     let fine = match trusted {

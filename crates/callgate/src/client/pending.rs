@@ -124,6 +124,7 @@ pub(super) fn wait_on(
 #[cold]
 fn await_on(connection: &Shared, sent: Sent, limit: &Limit) -> Result<bool, CallError> {
     let wait = Wait {
+        control: &connection.control,
         cell: connection.control.cell(sent.cell),
         turn: sent.turn,
         life: &connection.life,

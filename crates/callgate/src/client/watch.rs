@@ -56,7 +56,7 @@ pub(super) fn watch(connection: &Shared) -> io::Result<()> {
     let token = watcher.next.fetch_add(2, Ordering::Relaxed);
     connection.watched_as(token);
     lock(&watcher.watched).insert(token, Arc::downgrade(connection));
-    watcher.poller.add(&connection.socket, token, false)?;
+    watcher.poller.add_for_good(&connection.socket, token)?;
     watcher.poller.add(&connection.server_process, token + 1, false)
 }
 

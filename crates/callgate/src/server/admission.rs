@@ -397,7 +397,7 @@ fn leave_with(desk: &Desk, admitted: Admitted) -> Result<(), Reason> {
     let mut inbox = lock(&desk.inbox);
     let Some(inbox) = &mut *inbox else { return Err(Reason::Stopping) };
     let connection = &admitted.connection;
-    if let Err(error) = desk.poller.add(&connection.socket, connection.id, false) {
+    if let Err(error) = desk.poller.add_for_good(&connection.socket, connection.id) {
         tracing::warn!(%error, "cannot poll a client");
         return Err(Reason::Exhausted);
     }

@@ -11,11 +11,10 @@ use callgate_proto::cell::Turn;
 use callgate_proto::chain::Deferred;
 use callgate_proto::layout::Cell;
 use callgate_proto::wire::Message;
-use callgate_sys::process::Identity;
+use callgate_sys::process::{self, Identity};
 use callgate_sys::shm::{PayloadWriter, page_size};
 use callgate_sys::socket::Socket;
 use callgate_sys::sync::{Mutex, MutexGuard};
-use callgate_sys::{futex, process};
 
 use super::shared::Shared;
 use crate::error::ReplyError;
@@ -58,11 +57,6 @@ pub(super) struct Answer<'a> {
     pub(super) failure: bool,
     pub(super) word: u32,
     pub(super) content: Content<'a>,
-}
-
-#[cold]
-fn wake(cell: &Cell) {
-    futex::wake(cell.futex(), SLEEPERS_MAX);
 }
 
 struct Out {
@@ -190,8 +184,13 @@ impl Connection {
         let head =
             ReplyHead { failure, active: hints as u16, cpu: ((hints >> 32) as u32).checked_sub(1) };
         if cell.publish_reply(turn, head, word, content) {
-            wake(cell);
+            self.wake(cell);
         }
+    }
+
+    #[cold]
+    fn wake(&self, cell: &Cell) {
+        self.control.wake(cell, SLEEPERS_MAX);
     }
 
     #[inline]

@@ -178,7 +178,6 @@ impl Books {
 mod tests {
     use super::*;
     use callgate_sys::shm::PayloadWriter;
-    use std::os::fd::AsFd;
 
     fn ledger() -> Ledger {
         Ledger::new(Limits { clients_per_uid: 2, bytes_per_uid: 100_000, ..Limits::default() })
@@ -197,8 +196,27 @@ mod tests {
         assert_eq!(ledger.clients(), 3);
     }
 
+    #[cfg(windows)]
+    #[test]
+    fn memory_stays_charged_until_this_process_has_let_go_of_it() {
+        let ledger = ledger();
+        let account = Arc::new(AtomicU64::new(0));
+        let charge = ledger.charge(1, &account, 1 << 20, 65_536).expect("within limits");
+        assert!(ledger.charge(1, &account, 1 << 20, 65_536).is_err(), "the user's limit");
+        let (region, fd) = PayloadWriter::create(65_536).expect("memory");
+        ledger.hand_out(charge, &account, &fd).expect("watched");
+        drop(fd);
+        ledger.settle();
+        assert_eq!(ledger.bytes(), 65_536, "it is mapped");
+        drop(region);
+        ledger.settle();
+        assert_eq!((ledger.bytes(), account.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[cfg(not(windows))]
     #[test]
     fn memory_stays_charged_until_the_kernel_proves_its_release() {
+        use std::os::fd::AsFd;
         let ledger = ledger();
         let account = Arc::new(AtomicU64::new(0));
         let charge = ledger.charge(1, &account, 1 << 20, 65_536).expect("within limits");

@@ -45,6 +45,11 @@ impl PidFd {
         }
     }
 
+    /// Whether an error of [`PidFd::peer_of`] means that the peer is dead.
+    pub fn says_dead(error: &io::Error) -> bool {
+        error.raw_os_error() == Some(libc::ESRCH)
+    }
+
     pub(super) fn by_id(socket: &Socket) -> io::Result<PidFd> {
         let pid = at!("sys.process.peer_pid", socket_peercred(socket.as_fd()))?.pid;
         let fd = TrackedFd::open(|| {

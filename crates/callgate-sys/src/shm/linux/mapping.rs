@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::io;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
 
 use callgate_points::at;
 use rustix::fs::SealFlags;
@@ -11,6 +12,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 use super::memfd::{MemFd, failed};
 use super::page_size;
+use crate::futex::{self, Waited};
 use crate::process::{TrackedFd, generation, is_current};
 use crate::shm::Rejected;
 
@@ -220,6 +222,25 @@ impl Control {
             Errno::PERM | Errno::ACCESS => Rejected::NotWritable,
             error => failed("mmap", error),
         })
+    }
+
+    /// Sleeps as [`futex::wait`] does, on a word of this region that the peer wakes.
+    #[inline]
+    pub fn wait(&self, word: &AtomicU32, expected: u32, deadline_ns: u64) -> Waited {
+        futex::wait(word, expected, Some(deadline_ns))
+    }
+
+    /// Wakes at most `count` sleepers of a word of this region, in either process. Never blocks.
+    #[inline]
+    pub fn wake(&self, word: &AtomicU32, count: u32) {
+        futex::wake(word, count);
+    }
+
+    /// Wakes all sleepers of these words of the region. Never blocks.
+    pub fn wake_all<'a>(&self, words: impl Iterator<Item = &'a AtomicU32>) {
+        for word in words {
+            futex::wake(word, u32::MAX);
+        }
     }
 
     /// Gives the address of the first byte; valid for [`Control::len`] bytes while this value

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mprotect, munmap};
 
 use super::*;
-use crate::shm::Rejected;
+use crate::shm::{Rejected, copy_from_shared};
 use crate::testing::{Child, await_open_count, open_count, readable_soon, untracked};
 
 const PAYLOAD: SealFlags =

@@ -116,6 +116,7 @@ impl Drop for Blame<'_> {
 /// Reads all that an honest client may have sent before the call at hand.
 #[cold]
 fn read_regions(connection: &Connection, incoming: &mut Incoming) -> Result<(), Unusable> {
+    connection.socket.catch_up();
     for _ in 0..4 * REGIONS_MAX {
         match read_message(connection, incoming)? {
             Read::Message | Read::Region => {}

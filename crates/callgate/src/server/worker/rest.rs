@@ -208,7 +208,7 @@ impl<H: Handler> Worker<H> {
         }
         let tidy_ns = self.tidy.front().map(|tidy| tidy.due_ns);
         let due_ns = tidy_ns.into_iter().chain(self.next_tick_ns).min();
-        let few = !self.active.is_empty() && self.active.len() <= WORDS_MAX;
+        let few = (1..=WORDS_MAX).contains(&self.active.len()) && futex::WAITS_ON_MANY;
         if few {
             match self.sleep_on_words(due_ns) {
                 Some(true) => return,

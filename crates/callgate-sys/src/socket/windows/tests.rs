@@ -1,0 +1,211 @@
+use std::time::Duration;
+
+use super::*;
+use crate::clock::deadline_ns;
+use crate::process::{PidFd, pid, uid};
+use crate::shm::{Control, PayloadReader, PayloadWriter, Rejected, page_size};
+
+fn soon() -> Option<u64> {
+    Some(deadline_ns(Duration::from_secs(30)))
+}
+
+fn recv(socket: &Socket, buf: &mut [u8]) -> Received {
+    assert!(socket.wait_readable(soon()).unwrap());
+    socket.recv(buf).unwrap()
+}
+
+#[test]
+fn messages_keep_their_boundaries() {
+    let (a, b) = Socket::pair().unwrap();
+    let mut buf = [0; 8];
+    assert!(matches!(b.recv(&mut buf), Err(RecvError::Empty)));
+    a.send(b"one", None).unwrap();
+    a.send(b"a long message", None).unwrap();
+    let one = recv(&b, &mut buf);
+    assert_eq!((&buf[..one.len], one.truncated, one.extra_fds), (&b"one"[..], false, 0));
+    assert!(one.fd.is_none());
+    let long = recv(&b, &mut buf);
+    assert_eq!((long.len, long.truncated), (8, true));
+    assert!(matches!(a.send(b"", None), Err(SendError::Os(_))));
+    assert!(matches!(a.send(&[0; 65], None), Err(SendError::Os(_))));
+}
+
+#[test]
+fn the_end_comes_after_what_was_sent() {
+    for server_ends in [false, true] {
+        let (server, client) = Socket::pair().unwrap();
+        let (a, b) = if server_ends { (client, server) } else { (server, client) };
+        let mut buf = [0; 8];
+        a.send(b"unread", None).unwrap();
+        b.send(b"goodbye", None).unwrap();
+        assert!(!a.is_closed());
+        drop(b);
+        assert_eq!(recv(&a, &mut buf).len, 7);
+        assert!(a.wait_readable(soon()).unwrap());
+        assert!(matches!(a.recv(&mut buf), Err(RecvError::Closed)));
+        assert!(a.is_closed());
+        assert!(matches!(a.send(b"x", None), Err(SendError::Closed)));
+        assert_eq!(a.ring(), Ring::Gone);
+    }
+}
+
+#[test]
+fn shutting_it_down_ends_both_sides() {
+    let (a, b) = Socket::pair().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| a.wait_readable(soon()).unwrap());
+        a.shutdown();
+        assert!(waiting.join().unwrap());
+    });
+    a.shutdown();
+    assert!(a.is_closed());
+    assert!(matches!(a.recv(&mut [0; 8]), Err(RecvError::Closed)));
+    assert!(b.wait_readable(soon()).unwrap());
+    assert!(matches!(b.recv(&mut [0; 8]), Err(RecvError::Closed)));
+}
+
+#[test]
+fn a_full_pipe_counts_as_rung() {
+    for server_sends in [false, true] {
+        let (server, client) = Socket::pair().unwrap();
+        let (a, b) = if server_sends { (server, client) } else { (client, server) };
+        let mut sent = 0;
+        while a.send(&[7; 64], None).is_ok() {
+            sent += 1;
+            assert!(sent < 10_000, "it never fills");
+        }
+        assert!(sent >= 16, "as many as a burst of growing replies needs: {sent}");
+        assert!(matches!(a.send(&[7; 64], None), Err(SendError::Full)));
+        assert_eq!(a.ring(), Ring::Rung);
+        assert!(!a.wait_writable(Some(0)).unwrap());
+        let mut buf = [0; 64];
+        for _ in 0..sent {
+            assert_eq!((recv(&b, &mut buf).len, buf), (64, [7; 64]));
+        }
+        assert!(a.wait_writable(soon()).unwrap());
+        assert_eq!(a.ring(), Ring::Rung);
+        assert_eq!((recv(&b, &mut buf).len, buf[0]), (1, 0));
+    }
+}
+
+#[test]
+fn what_was_written_is_there_to_be_caught_up_with() {
+    let (a, b) = Socket::pair().unwrap();
+    let mut buf = [0; 64];
+    for round in 0..500u32 {
+        // A read is in flight.
+        assert!(matches!(b.recv(&mut buf), Err(RecvError::Empty)));
+        std::thread::scope(|scope| {
+            scope.spawn(|| a.send(&round.to_le_bytes(), None).unwrap()).join().unwrap();
+        });
+        b.catch_up();
+        assert_eq!(b.recv(&mut buf).unwrap().len, 4);
+        assert_eq!(buf[..4], round.to_le_bytes());
+    }
+}
+
+#[test]
+fn the_peer_is_known() {
+    let (a, b) = Socket::pair().unwrap();
+    for socket in [&a, &b] {
+        let peer = socket.peer().unwrap();
+        assert_eq!((peer.pid, peer.uid), (pid(), uid()));
+        assert!(!PidFd::peer_of(socket).unwrap().is_dead());
+    }
+    let (a, b) = Socket::pair().unwrap();
+    drop(b);
+    assert!(PidFd::says_dead(&PidFd::peer_of(&a).unwrap_err()));
+}
+
+#[test]
+fn memory_comes_with_a_message() {
+    let (server, client) = Socket::pair().unwrap();
+    let len = 3 * page_size();
+    let mut buf = [0; 8];
+    for (from, to) in [(&server, &client), (&client, &server)] {
+        let (writer, fd) = PayloadWriter::create(len).unwrap();
+        from.send_memory(b"m", &fd).unwrap();
+        // The sender needs it no more.
+        drop(fd);
+        let received = recv(to, &mut buf);
+        assert!(!received.lost_fd);
+        let reader = PayloadReader::accept(received.fd.unwrap(), len).unwrap();
+        // SAFETY: both are mapped, and nobody else uses them.
+        unsafe {
+            writer.as_ptr().add(len - 1).write_volatile(77);
+            assert_eq!(reader.as_ptr().add(len - 1).read_volatile(), 77);
+        }
+    }
+    let (control, fd) = Control::create(page_size()).unwrap();
+    client.send_memory(b"c", &fd).unwrap();
+    drop(fd);
+    let accepted = Control::accept(recv(&server, &mut buf).fd.unwrap(), page_size()).unwrap();
+    // SAFETY: as above.
+    unsafe {
+        accepted.as_ptr().write_volatile(5);
+        assert_eq!(control.as_ptr().read_volatile(), 5);
+    }
+    let word = std::sync::atomic::AtomicU32::new(0);
+    accepted.wake(&word, 1);
+    let waited = control.wait(&word, 0, soon().unwrap());
+    assert_eq!(waited, crate::futex::Waited::Woken);
+}
+
+#[test]
+fn numbers_that_name_nothing_are_rejected() {
+    let (server, client) = Socket::pair().unwrap();
+    let mut buf = [0; 8];
+    let event = crate::win::Event::manual().unwrap();
+    for (from, to) in [(&server, &client), (&client, &server)] {
+        for number in [0x7fff_fff0, 1, crate::win::value(event.raw())] {
+            let frame = Frame::message(b"m").unwrap().with_handles(number, 0);
+            from.0.send(frame, None).unwrap();
+            let received = recv(to, &mut buf);
+            let rejected = PayloadReader::accept(received.fd.unwrap(), page_size());
+            assert!(matches!(rejected, Err(Rejected::NotASection)), "{rejected:?}");
+        }
+    }
+    // It was left alone: not taken for ours to close.
+    event.set();
+    assert!(event.wait(Some(0)));
+}
+
+#[test]
+fn a_client_that_goes_is_not_blamed_for_what_it_had_lent() {
+    for is_known in [true, false] {
+        let (server, client) = Socket::pair().unwrap();
+        if is_known {
+            server.peer().unwrap();
+        }
+        let (writer, fd) = PayloadWriter::create(page_size()).unwrap();
+        client.send_memory(b"m", &fd).unwrap();
+        drop((client, fd, writer));
+        assert!(server.wait_readable(soon()).unwrap());
+        let received = server.recv(&mut [0; 8]);
+        assert!(matches!(received, Err(RecvError::Closed)), "{received:?}");
+    }
+}
+
+#[test]
+fn a_server_that_never_says_taken_does_not_have_memory_kept_without_end() {
+    let (server, client) = Socket::pair().unwrap();
+    let mut buf = [0; 64];
+    let mut lent = 0;
+    loop {
+        let (_writer, fd) = PayloadWriter::create(page_size()).unwrap();
+        match client.send_memory(b"m", &fd) {
+            Ok(()) => lent += 1,
+            Err(SendError::Os(error)) => {
+                assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert!(lent < 1_000, "it keeps them all");
+        // It reads what came, and does not look for what it names.
+        assert!(server.wait_readable(soon()).unwrap());
+        server.0.take().unwrap();
+    }
+    client.send(b"goes on", None).unwrap();
+    assert_eq!(recv(&server, &mut buf).len, 7);
+}
