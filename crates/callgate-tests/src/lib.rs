@@ -19,13 +19,18 @@
 
 pub mod bounded;
 pub mod data;
+#[cfg(not(windows))]
 pub mod fuse;
+#[cfg(not(windows))]
 pub mod hostile;
+#[cfg(not(windows))]
 pub mod liars;
+#[cfg(not(windows))]
 pub mod memory;
 pub mod peer;
 pub mod rng;
 pub mod roles;
+#[cfg(not(windows))]
 pub mod row;
 pub mod usage;
 

@@ -59,6 +59,12 @@ impl Place {
         names
     }
 
+    /// What lies beside the socket while somebody serves: the socket itself, and the lock. Nothing where names lie on no disk.
+    pub const SERVED: &'static [&'static str] = if cfg!(windows) { &[] } else { &["s", "s.lock"] };
+
+    /// What is left once a server has stopped in good order.
+    pub const STOPPED: &'static [&'static str] = if cfg!(windows) { &[] } else { &["s.lock"] };
+
     /// Starts a server here; `arguments` are `key=value` words for [`crate::roles::server`]. It serves once this returns.
     #[must_use]
     pub fn server(&self, program: &str, arguments: &[&str]) -> Peer {
@@ -213,7 +219,7 @@ impl Peer {
         Words::parse(&self.expect(word))
     }
 
-    /// Kills it with SIGKILL. It is not reaped: see [`Peer::wait`].
+    /// Kills it with SIGKILL, or TerminateProcess. It is not reaped: see [`Peer::wait`].
     pub fn kill(&mut self) {
         let _ = self.child.kill();
     }
@@ -225,11 +231,45 @@ impl Peer {
     }
 
     /// Sends another signal.
+    #[cfg(not(windows))]
     pub fn signal(&self, signal: i32) {
         // SAFETY: kill has no memory preconditions; the child is not reaped, so the pid is still its own.
         unsafe { libc::kill(self.pid().cast_signed(), signal) };
     }
 
+    /// Lets it go on after [`Peer::freeze`].
+    pub fn thaw(&self) {
+        #[cfg(not(windows))]
+        self.signal(libc::SIGCONT);
+        #[cfg(windows)]
+        self.suspend(false);
+    }
+
+    /// Suspends all its threads.
+    ///
+    /// # Panics
+    /// When that is refused.
+    #[cfg(windows)]
+    pub fn freeze(&self) {
+        self.suspend(true);
+    }
+
+    #[cfg(windows)]
+    fn suspend(&self, suspends: bool) {
+        use std::os::windows::io::{AsRawHandle, RawHandle};
+        #[link(name = "ntdll", kind = "raw-dylib")]
+        unsafe extern "system" {
+            fn NtSuspendProcess(process: RawHandle) -> i32;
+            fn NtResumeProcess(process: RawHandle) -> i32;
+        }
+        let process = self.child.as_raw_handle();
+        // SAFETY: the handle is open; no memory is passed.
+        let status =
+            unsafe { if suspends { NtSuspendProcess(process) } else { NtResumeProcess(process) } };
+        assert!(status >= 0, "status {status:#x}");
+    }
+
+    #[cfg(not(windows))]
     /// Stops it (SIGSTOP) and waits until none of its threads runs. SIGCONT lets it go on.
     ///
     /// # Panics

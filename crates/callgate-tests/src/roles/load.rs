@@ -32,7 +32,7 @@ struct Load {
     max: usize,
     method: u32,
     timeout: Duration,
-    events: Option<File>,
+    events: Option<Mutex<File>>,
     running: Mutex<Running>,
     changed: Condvar,
     next: AtomicU64,
@@ -69,7 +69,9 @@ pub fn run(words: &Words) {
         method: if recorded { method::RECORDED } else { method::CHECKED },
         timeout: Duration::from_millis(words.find("timeout_ms").unwrap_or(20_000)),
         events: words.find::<String>("events").map(|path| {
-            File::options().append(true).create(true).open(path).expect("the events open")
+            Mutex::new(
+                File::options().append(true).create(true).open(path).expect("the events open"),
+            )
         }),
         running: Mutex::default(),
         changed: Condvar::new(),
@@ -211,7 +213,8 @@ impl Load {
             say(&format!("WRONG BYTES in the reply to {} ({} bytes)", call.id, reply.len()));
             std::process::exit(3);
         }
-        if let Some(mut events) = self.events.as_ref() {
+        if let Some(events) = &self.events {
+            let mut events = events.lock().expect("lock");
             events.write_all(event(kind, call.id).as_bytes()).expect("noted");
         }
         self.count(kind);
@@ -221,7 +224,7 @@ impl Load {
             }
             if !matches!(kind, "not-running" | "not-started" | "may-have-run") {
                 let mut other = self.other.lock().expect("lock");
-                other.get_or_insert_with(|| error.to_string());
+                other.get_or_insert_with(|| format!("{error:?}"));
             }
         }
     }

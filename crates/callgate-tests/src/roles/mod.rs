@@ -3,7 +3,9 @@
 
 pub mod caller;
 pub mod crowd;
+#[cfg(not(windows))]
 pub mod forker;
+#[cfg(not(windows))]
 pub mod hostile_server;
 pub mod load;
 pub mod server;
@@ -21,14 +23,17 @@ pub fn main() {
     let mut arguments = std::env::args().skip(1);
     let role = arguments.next().expect("a role");
     let words = Words::parse(&arguments.collect::<Vec<_>>().join(" "));
+    #[cfg(not(windows))]
     become_user(&words);
     die_with_parent();
     match role.as_str() {
         "server" => server::run(&words),
         "submit" => submit::run(&words),
         "load" => load::run(&words),
+        #[cfg(not(windows))]
         "forker" => forker::run(&words),
         "crowd" => crowd::run(&words),
+        #[cfg(not(windows))]
         "hostile-server" => hostile_server::run(&words),
         other => panic!("no role {other}"),
     }
@@ -37,8 +42,14 @@ pub fn main() {
 /// Says one line, by one system call: no lock that a fork could catch in another thread's hands.
 pub fn say(line: &str) {
     let line = format!("{line}\n");
-    // SAFETY: the bytes live. A parent that is gone doesn't listen, so failing is no matter.
-    unsafe { libc::write(1, line.as_ptr().cast(), line.len()) };
+    // A parent that is gone doesn't listen, so failing is no matter.
+    #[cfg(windows)]
+    let _ = std::io::Write::write_all(&mut std::io::stdout().lock(), line.as_bytes());
+    #[cfg(not(windows))]
+    // SAFETY: the bytes live.
+    unsafe {
+        libc::write(1, line.as_ptr().cast(), line.len())
+    };
 }
 
 /// The next command; `None` at the end.
@@ -74,6 +85,7 @@ pub fn kind(error: &CallError) -> &'static str {
     }
 }
 
+#[cfg(not(windows))]
 /// Another user's process, where `uid=` and `gid=` ask for it. Only root can.
 fn become_user(words: &Words) {
     let Some(uid) = words.find::<u32>("uid") else { return };
@@ -87,11 +99,17 @@ fn become_user(words: &Words) {
     assert!(changed, "cannot become user {uid}: {}", std::io::Error::last_os_error());
 }
 
+/// A peer ends at the end of its input, too: where there is no such signal that is all.
+#[cfg(windows)]
+pub(crate) fn die_with_parent() {}
+
+#[cfg(not(windows))]
 pub(crate) fn die_with_parent() {
     // SAFETY: no memory is passed.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
+#[cfg(not(windows))]
 /// Forks. The child runs `in_child`, then waits for the end of standard input, or of the world, and exits.
 ///
 /// Returns the child's process id.

@@ -15,7 +15,9 @@ use callgate::{
     Access, Call, CallError, Client, ClientOptions, Deferred, ServeError, Server, ServerOptions,
 };
 
-use super::{command, fork, say};
+#[cfg(not(windows))]
+use super::fork;
+use super::{command, say};
 use crate::data::{check_request, event, method, reply};
 use crate::peer::Words;
 
@@ -24,7 +26,8 @@ struct State {
     held: Mutex<Vec<Deferred>>,
     open: Mutex<bool>,
     opened: Condvar,
-    record: Option<File>,
+    /// Locked: not every system appends whole lines of several threads.
+    record: Option<Mutex<File>>,
     own: Client,
     echo: bool,
 }
@@ -36,7 +39,7 @@ struct State {
 pub fn run(words: &Words) {
     let path: String = words.find("path").expect("path");
     let record = words.find::<String>("record").map(|path| {
-        File::options().append(true).create(true).open(path).expect("the record opens")
+        Mutex::new(File::options().append(true).create(true).open(path).expect("the record opens"))
     });
     let state = Arc::new(State {
         held: Mutex::default(),
@@ -119,10 +122,12 @@ fn obey(state: &State, server: Server) {
                     say(&format!("drain all={}", u32::from(all)));
                 });
             }
+            #[cfg(not(windows))]
             "fork" => {
                 let child = fork(|| {});
                 say(&format!("fork pid={child}"));
             }
+            #[cfg(not(windows))]
             "fork-drop" => {
                 let child = fork(|| {
                     drop(server.take());
@@ -217,7 +222,8 @@ fn checked(state: &State, call: Call<'_>, record: bool) {
         return;
     };
     if record {
-        let mut record = state.record.as_ref().expect("started with record=");
+        let record = state.record.as_ref().expect("started with record=");
+        let mut record = record.lock().expect("lock");
         record.write_all(event("ran", id).as_bytes()).expect("recorded");
     }
     let bytes = reply(id, len);

@@ -1,10 +1,14 @@
 //! The slow and the greedy beside the others.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(not(windows))]
+use std::time::Instant;
 
 use callgate::{CallError, CallOptions, Client, ClientOptions};
 use callgate_tests::data::{is_reply, method as m, request};
-use callgate_tests::{Peer, Place, until, within};
+#[cfg(not(windows))]
+use callgate_tests::until;
+use callgate_tests::{Peer, Place, within};
 
 use crate::{LONGEST, PEER, method};
 
@@ -58,7 +62,7 @@ fn a_slow_client_beside_a_fast_one() {
             assert!(is_reply(&pending.wait().expect("a reply").to_vec(), id, 5_000));
         }
         for client in &mut stopped {
-            client.signal(libc::SIGCONT);
+            client.thaw();
             let counted = client.ask("pause");
             for kind in ["deadline", "violation", "handler", "may-have-run", "other"] {
                 assert_eq!(counted.number(kind), 0, "{}", counted.text());
@@ -83,7 +87,7 @@ fn a_client_that_is_not_scheduled() {
             }
             client.freeze();
             assert_eq!(server.ask("release").number("sent"), 40);
-            client.signal(libc::SIGCONT);
+            client.thaw();
             let ended = client.ask("wait");
             assert_eq!(ended.number("ok"), 40, "{}", ended.text());
         }
@@ -170,6 +174,7 @@ fn a_slow_handler_beside_quick_ones() {
     });
 }
 
+#[cfg(not(windows))]
 /// CPU time of all threads of a process, in nanoseconds.
 fn cpu_ns(pid: u32) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
@@ -179,6 +184,9 @@ fn cpu_ns(pid: u32) -> u64 {
 }
 
 /// However busy its clients kept it, a server sleeps once they have stopped calling.
+///
+/// Not under Wine, which does not tell the time of another process.
+#[cfg(not(windows))]
 #[test]
 fn a_server_goes_quiet_after_busy_clients() {
     within(LONGEST, || {

@@ -2,14 +2,21 @@
 //!
 //! One program, so that tests which wait leave the processor to the others.
 
+#[cfg(not(windows))]
 mod access;
 mod chaos;
 mod endings;
 mod fairness;
+#[cfg(not(windows))]
 mod forks;
+#[cfg(not(windows))]
 mod hostile_client;
+#[cfg(windows)]
+mod hostile_pipes;
+#[cfg(not(windows))]
 mod hostile_server;
 mod limits;
+#[cfg(not(windows))]
 mod quiet;
 mod restart;
 mod stress;

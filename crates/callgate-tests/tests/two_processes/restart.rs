@@ -123,7 +123,7 @@ fn a_hundred_restarts_under_load() {
             assert_eq!((once.number("ok"), once.number("repeats")), (1, 0), "{}", once.text());
         }
         assert_eq!(server.ask("status").number("violations"), 0);
-        assert_eq!(place.files(), ["s", "s.lock"]);
+        assert_eq!(place.files(), Place::SERVED);
     });
 }
 
@@ -172,7 +172,7 @@ fn races_for_a_dead_servers_name() {
             assert!(is_reply(&reply.to_vec(), round, 300));
             let serves = client.server().and_then(|server| server.pid);
             assert_eq!(serves, Some(server.pid()));
-            assert_eq!(place.files(), ["s", "s.lock"]);
+            assert_eq!(place.files(), Place::SERVED);
         }
     });
 }
