@@ -2,8 +2,10 @@
 
 use clap::{Parser, Subcommand};
 
+#[cfg(not(windows))]
+use crate::bench;
 use crate::exit::{self, Failure};
-use crate::{bench, call, completions, demo, ls, ping, serve, stat};
+use crate::{call, completions, demo, ls, ping, serve, stat};
 
 /// Calls between processes on one machine, over shared memory.
 #[derive(Parser, Debug)]
@@ -36,6 +38,7 @@ enum Command {
     /// Show what one server says of itself
     Stat(stat::StatArgs),
     /// Measure this machine: calls, wake-ups, idle cost
+    #[cfg(not(windows))]
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
@@ -43,12 +46,16 @@ enum Command {
     DemoServer(demo::server::ServerArgs),
     #[command(hide = true, name = "demo-client")]
     DemoClient(demo::client::ClientArgs),
+    #[cfg(not(windows))]
     #[command(hide = true, name = "bench-server")]
     BenchServer(bench::peer::server::ServerArgs),
+    #[cfg(not(windows))]
     #[command(hide = true, name = "bench-client")]
     BenchClient(bench::peer::client::ClientArgs),
+    #[cfg(not(windows))]
     #[command(hide = true, name = "bench-idlers")]
     BenchIdlers(bench::peer::client::IdlersArgs),
+    #[cfg(not(windows))]
     #[command(hide = true, name = "bench-fresh")]
     BenchFresh(bench::peer::client::FreshArgs),
 }
@@ -66,13 +73,18 @@ impl Cli {
             Command::Ping(args) => ping::run(args),
             Command::Ls(args) => ls::run(args),
             Command::Stat(args) => stat::run(args),
+            #[cfg(not(windows))]
             Command::Bench(args) => bench::run(args),
             Command::Completions(args) => completions::run(args),
             Command::DemoServer(args) => demo::server::run(args),
             Command::DemoClient(args) => demo::client::run(args),
+            #[cfg(not(windows))]
             Command::BenchServer(args) => bench::peer::server::serve(args),
+            #[cfg(not(windows))]
             Command::BenchClient(args) => bench::peer::client::call(args),
+            #[cfg(not(windows))]
             Command::BenchIdlers(args) => bench::peer::client::idle(args),
+            #[cfg(not(windows))]
             Command::BenchFresh(args) => bench::peer::client::fresh(args),
         }
     }

@@ -65,6 +65,7 @@ impl Failure {
         Failure::new(Code::Internal, message)
     }
 
+    #[cfg(not(windows))]
     /// Adds who failed.
     pub fn of(self, whose: &str) -> Failure {
         Failure { message: format!("{whose}: {}", self.message), ..self }

@@ -4,6 +4,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+#[cfg(not(windows))]
 mod bench;
 mod call;
 mod cli;
@@ -13,6 +14,7 @@ mod demo;
 mod duration;
 mod errors;
 mod exit;
+#[cfg(not(windows))]
 #[doc(hidden)]
 pub mod input;
 mod ls;
@@ -23,6 +25,7 @@ mod scratch;
 mod serve;
 mod signal;
 mod stat;
+mod times;
 mod worker;
 
 use std::process::ExitCode;

@@ -10,12 +10,11 @@ use callgate::{CallError, CallOptions, Client};
 use clap::Args;
 use hdrhistogram::Histogram;
 
-use crate::bench::sample;
 use crate::connect::ConnectArgs;
 use crate::errors::call_code;
 use crate::exit::{Code, Doing, Failure};
 use crate::output::{self, HEAD, bytes, nanos, styled};
-use crate::signal;
+use crate::{signal, times};
 
 /// Options of `ping`.
 #[derive(Args, Debug)]
@@ -60,7 +59,7 @@ struct Tally {
 pub fn run(args: &PingArgs) -> Result<(), Failure> {
     let client = args.server.connect(None)?;
     let tally =
-        Arc::new(Mutex::new(Tally { sent: 0, times: sample::histogram(), last_error: None }));
+        Arc::new(Mutex::new(Tally { sent: 0, times: times::histogram(), last_error: None }));
     let (end, ended) = channel();
     let started = Instant::now();
     let interrupted = end.clone();
@@ -98,7 +97,7 @@ struct Plan {
 
 impl Plan {
     fn ping(&self, client: &Client, request: &[u8], tally: &Mutex<Tally>) -> Result<(), Failure> {
-        let clock = sample::clock_cost();
+        let clock = times::clock_cost();
         let mut due = Instant::now();
         for number in 1..=self.count {
             let start = Instant::now();

@@ -2,7 +2,10 @@
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
+#[cfg(not(windows))]
 use std::os::unix::process::CommandExt;
+#[cfg(windows)]
+use std::os::windows::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use serde::Serialize;
@@ -26,13 +29,14 @@ impl Worker {
     /// # Errors
     /// When the process can't be started.
     pub fn start<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> io::Result<(Worker, Said)> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            // Ctrl-C is for the parent; its children see their input end, and clean up.
-            .process_group(0)
-            .spawn()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Ctrl-C is for the parent; its children see their input end, and clean up.
+        #[cfg(not(windows))]
+        command.process_group(0);
+        #[cfg(windows)]
+        command.creation_flags(windows_sys::Win32::System::Threading::CREATE_NEW_PROCESS_GROUP);
+        let mut child = command.spawn()?;
         let input = child.stdin.take();
         let output = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
         Ok((Worker { child, input }, Said(BufReader::new(output))))
@@ -87,11 +91,13 @@ impl Said {
         read_line(&mut self.0)
     }
 
+    #[cfg(not(windows))]
     /// The pipe that it comes through, for those who do not want to wait forever.
     pub fn input(&self) -> &BufReader<ChildStdout> {
         &self.0
     }
 
+    #[cfg(not(windows))]
     /// Waits for a message that must come.
     ///
     /// # Errors

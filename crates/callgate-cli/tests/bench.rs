@@ -1,4 +1,5 @@
 //! The benchmarks run, and their JSON has what it should. Figures are not judged here.
+#![cfg(not(windows))]
 
 mod common;
 

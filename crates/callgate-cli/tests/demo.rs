@@ -3,7 +3,6 @@
 mod common;
 
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use common::Home;
@@ -19,6 +18,15 @@ fn tree(home: &Home) -> PathBuf {
         fs::write(root.join(format!("deep/{number}")), bytes(size)).unwrap();
     }
     fs::write(root.join("deep/er/one"), "one").unwrap();
+    odd_files(&root);
+    root
+}
+
+/// Three more, with names that are odd, among what is none.
+#[cfg(not(windows))]
+fn odd_files(root: &Path) {
+    use std::os::unix::ffi::OsStrExt;
+
     fs::write(root.join("new\nline"), "two").unwrap();
     fs::write(root.join("quote\" and space"), "three").unwrap();
     fs::write(root.join(std::ffi::OsStr::from_bytes(b"not\xfftext")), "four").unwrap();
@@ -26,7 +34,13 @@ fn tree(home: &Home) -> PathBuf {
     std::os::unix::fs::symlink("absent", root.join("dangling")).unwrap();
     let fifo = std::process::Command::new("mkfifo").arg(root.join("fifo")).status().unwrap();
     assert!(fifo.success());
-    root
+}
+
+#[cfg(windows)]
+fn odd_files(root: &Path) {
+    fs::write(root.join("two words"), "two").unwrap();
+    fs::write(root.join("ümläut"), "three").unwrap();
+    fs::write(root.join("100%!"), "four").unwrap();
 }
 
 fn text(path: &Path) -> &str {

@@ -1,4 +1,5 @@
 //! Saved runs of the benchmark are shown, compared and drawn.
+#![cfg(not(windows))]
 
 mod common;
 

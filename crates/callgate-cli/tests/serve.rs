@@ -1,4 +1,5 @@
 //! `serve`, `call`, `ping`, `ls` and `stat` together.
+#![cfg(not(windows))]
 
 mod common;
 

@@ -2,7 +2,8 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+#[cfg(not(windows))]
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
@@ -17,8 +18,6 @@ use super::message::{
     METHOD_FINISH, METHOD_UPDATE, METHOD_WHOLE, Outcome, Skip, hex, now_ns,
 };
 use crate::errors::call_kind;
-use rustix::process::{Signal, set_parent_process_death_signal};
-
 use crate::exit::{Doing, Failure};
 use crate::worker::{read_line, report};
 
@@ -52,7 +51,9 @@ pub fn run(args: &ClientArgs) -> Result<(), Failure> {
     options.connect_timeout = ABSENCE_MAX;
     // A killed parent leaves nobody to report to, and there is nothing to clean up. The end of the
     // input, which ends this process otherwise, is seen after the jobs at hand only.
-    set_parent_process_death_signal(Some(Signal::KILL)).doing("prctl")?;
+    #[cfg(not(windows))]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .doing("prctl")?;
     options.timeout = Some(CALL_MAX);
     // Every error is to be seen and counted.
     options.retry = Retry::Never;
@@ -165,7 +166,7 @@ impl Checker {
         }
         let changed = match file.metadata() {
             Ok(after) => {
-                let stamp = |data: &Metadata| (data.len(), data.mtime(), data.mtime_nsec());
+                let stamp = |data: &Metadata| (data.len(), data.modified().ok());
                 len != size || stamp(&after) != stamp(&before)
             }
             Err(_) => true,
@@ -256,6 +257,26 @@ impl Checker {
     }
 }
 
+/// Opens a regular file; a link that took its place is not followed.
+#[cfg(windows)]
+fn open(path: &Path) -> Result<(File, Metadata), Skip> {
+    use std::os::windows::fs::OpenOptionsExt;
+
+    use windows_sys::Win32::Storage::FileSystem::FILE_FLAG_OPEN_REPARSE_POINT;
+
+    let opened =
+        OpenOptions::new().read(true).custom_flags(FILE_FLAG_OPEN_REPARSE_POINT).open(path);
+    let file = opened.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Skip::Vanished,
+        // So a directory is told, too.
+        _ if path.is_dir() => Skip::Vanished,
+        _ => Skip::Unreadable,
+    })?;
+    let data = file.metadata().map_err(|_| Skip::Unreadable)?;
+    if data.is_file() { Ok((file, data)) } else { Err(Skip::Vanished) }
+}
+
+#[cfg(not(windows))]
 /// Opens a regular file; a link or a pipe that took its place is not followed nor waited for.
 fn open(path: &Path) -> Result<(File, Metadata), Skip> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
@@ -291,6 +312,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         std::fs::write(at("file"), "some").unwrap();
+        #[cfg(not(windows))]
         std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
         assert_eq!(open(&at("file")).unwrap().1.len(), 4);
         assert_eq!(open(&at("link")).unwrap_err(), Skip::Vanished);

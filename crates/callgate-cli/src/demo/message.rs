@@ -1,7 +1,9 @@
 //! What the processes of the demo tell each other: lines of JSON between the parent and its
 //! children, and the methods and layouts of the calls between clients and server.
 
+#[cfg(not(windows))]
 use std::ffi::{OsStr, OsString};
+#[cfg(not(windows))]
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -74,13 +76,22 @@ pub enum PathText {
     /// As text.
     Text(String),
     /// As bytes.
+    #[cfg(not(windows))]
     Bytes(Vec<u8>),
+    /// As units of UTF-16.
+    #[cfg(windows)]
+    Units(Vec<u16>),
 }
 
 impl From<&Path> for PathText {
     fn from(path: &Path) -> PathText {
         match path.to_str() {
             Some(text) => PathText::Text(text.to_owned()),
+            #[cfg(windows)]
+            None => PathText::Units(
+                std::os::windows::ffi::OsStrExt::encode_wide(path.as_os_str()).collect(),
+            ),
+            #[cfg(not(windows))]
             None => PathText::Bytes(OsStr::as_bytes(path.as_os_str()).to_vec()),
         }
     }
@@ -90,6 +101,13 @@ impl From<PathText> for PathBuf {
     fn from(path: PathText) -> PathBuf {
         match path {
             PathText::Text(text) => PathBuf::from(text),
+            #[cfg(windows)]
+            PathText::Units(units) => {
+                let path: std::ffi::OsString =
+                    std::os::windows::ffi::OsStringExt::from_wide(&units);
+                PathBuf::from(path)
+            }
+            #[cfg(not(windows))]
             PathText::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
         }
     }
@@ -182,8 +200,12 @@ pub enum FromServer {
 
 /// The monotonic clock, which is the same for all processes, in nanoseconds.
 pub fn now_ns() -> u64 {
+    #[cfg(windows)]
+    return callgate_sys::clock::now_ns();
+    #[cfg(not(windows))]
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    (now.tv_sec as u64) * 1_000_000_000 + now.tv_nsec as u64
+    #[cfg(not(windows))]
+    return (now.tv_sec as u64) * 1_000_000_000 + now.tv_nsec as u64;
 }
 
 /// A digest in hexadecimal.
@@ -201,6 +223,7 @@ mod tests {
         assert_eq!(Header::from_bytes(header.to_bytes()), header);
     }
 
+    #[cfg(not(windows))]
     #[test]
     fn paths_travel_even_when_they_are_not_text() {
         for name in [&b"plain"[..], b"two\nlines", b"\xff\xfe", "ümläut".as_bytes()] {

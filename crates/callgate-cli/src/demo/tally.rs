@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::message::{CallFailed, Did, Outcome, Skip};
-use crate::bench::sample::histogram;
+use crate::times::histogram;
 
 /// What one client did, its successors included.
 #[derive(Debug)]

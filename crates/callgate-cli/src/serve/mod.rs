@@ -95,7 +95,7 @@ fn parse_access(text: &str) -> Result<Access, String> {
 
 /// Refuses a name for others, whom the private directory would keep out.
 fn check_access(args: &ServeArgs) -> Result<(), Failure> {
-    if args.access == Access::Owner || args.name.to_string().contains('/') {
+    if args.access == Access::Owner || args.name.to_string().contains(std::path::is_separator) {
         return Ok(());
     }
     let message = "only this user can reach a name; nothing is served\n\
@@ -231,12 +231,24 @@ fn find(program: &OsString) -> Result<PathBuf, Failure> {
     } else {
         std::env::split_paths(&path).map(|directory| directory.join(named)).collect()
     };
-    candidates.into_iter().find(|file| is_executable(file)).ok_or_else(|| {
+    // As the system does: a name without an extension is that of an .exe.
+    let with_exe = candidates.clone().into_iter().map(|mut file| {
+        file.set_extension("exe");
+        file
+    });
+    let with_exe = with_exe.filter(|_| cfg!(windows) && named.extension().is_none());
+    candidates.iter().cloned().chain(with_exe).find(|file| is_executable(file)).ok_or_else(|| {
         let name = named.display();
         Failure::new(Code::Usage, format_args!("no program {name} was found; nothing is served"))
     })
 }
 
+#[cfg(windows)]
+fn is_executable(file: &Path) -> bool {
+    file.is_file()
+}
+
+#[cfg(not(windows))]
 fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     file.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
@@ -256,6 +268,7 @@ mod tests {
         }
     }
 
+    #[cfg(not(windows))]
     #[test]
     fn programs_are_found_like_a_shell_does() {
         assert!(find(&OsString::from("sh")).is_ok());

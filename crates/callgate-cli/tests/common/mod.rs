@@ -5,7 +5,6 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 
@@ -17,7 +16,11 @@ pub struct Home {
 impl Home {
     pub fn new() -> Home {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        #[cfg(not(windows))]
+        {
+            let owner = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            std::fs::set_permissions(directory.path(), owner).unwrap();
+        }
         Home { directory }
     }
 
@@ -153,7 +156,9 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         // Two signals end the commands, too; not twice the same, of which one could get lost.
-        if let Ok(None) = self.child.try_wait() {
+        if cfg!(windows) {
+            let _ = self.child.kill();
+        } else if let Ok(None) = self.child.try_wait() {
             self.signal("-TERM");
             self.signal("-INT");
         }
