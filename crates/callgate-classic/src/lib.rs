@@ -75,10 +75,10 @@
 //!
 //! What is not certain, with a server or clients that do not know of all this:
 //!
-//! - A client of another program that gave up leaves a late answer as well. If it lands between the moment at which
-//!   this client writes its request and the one at which the server takes it, the request is lost and the other's
-//!   answer is taken for this one's. The window is short, but the server may have worked for as long as it liked.
-//!   `Client::call_checked` closes it where an answer says whose it is, by a number that the server leaves alone.
+//! - A client of another process that gave up leaves a late answer as well, and nothing tells of it. If its server is
+//!   still at that request when this client sets Exec, the late answer comes over this request, and its Done is taken
+//!   for this one's. `Client::call_checked` finds it out where an answer says whose it is, by a number that the server
+//!   leaves alone; what the server then ran may have been a mixture. A server of this crate holds such an answer back.
 //! - A server that is slower than `answer` and `settle` together may run a request over the one that it works on.
 //! - C clients that do not drain Done take the answer before for theirs, and go on so. A server of this crate keeps
 //!   them from that: it holds back an answer when another request has come meanwhile (`watch_memory`), when it took
