@@ -241,7 +241,7 @@ impl<T: Plain> Client<T> {
             }
         });
         let section = section.map_err(failed(Object::Memory))?;
-        check_size::<T>(&section, names, self.options.accept_larger)?;
+        check_size(&section, names, size_of::<T>(), self.options.accept_larger)?;
         let exec = Event::open(names.of(Object::Exec)).map_err(failed(Object::Exec))?;
         let done = Event::open(names.of(Object::Done)).map_err(failed(Object::Done))?;
         check_kind(&exec, Object::Exec, names)?;
@@ -303,12 +303,13 @@ pub(crate) fn security(access: &Access) -> Result<Security, ObjectError> {
 }
 
 /// Refuses memory in which the struct does not lie as here.
-pub(crate) fn check_size<T>(
+pub(crate) fn check_size(
     section: &Section,
     names: &Names,
+    want: usize,
     accept_larger: bool,
 ) -> Result<(), ObjectError> {
-    let (have, want) = (section.bytes(), size_of::<T>());
+    let have = section.bytes();
     let want_pages = want.next_multiple_of(system::page_bytes());
     if have < want || (have > want_pages && !accept_larger) {
         let name = names.of(Object::Memory).to_owned();

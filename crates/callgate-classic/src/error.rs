@@ -104,12 +104,12 @@ pub enum ServeError {
     #[error(transparent)]
     Object(#[from] ObjectError),
     /// An option is out of its range.
-    #[error("option {option} is {given:?}; allowed: {allowed}")]
+    #[error("option {option} is {given}; allowed: {allowed}")]
     Option {
         /// Name of the option.
         option: &'static str,
         /// Its value.
-        given: Duration,
+        given: String,
         /// What is allowed.
         allowed: &'static str,
     },

@@ -245,7 +245,7 @@ fn one(world: &mut World, memory: &mut Memory, number: u32) -> End {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
     #[test]
     fn in_any_world(

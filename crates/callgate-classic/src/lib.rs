@@ -59,6 +59,10 @@
 //! | a time-out says nothing of the request | it does where Exec is still set: then it is taken back, and certainly did not run (`NotStarted`) |
 //! | names | as given: of the session, or `Local\`, or `Global\`. No two of them alike |
 //! | a start while clients are attached | an attached client keeps the memory's name. `stay_attached = false` lets go after each call |
+//! | the kill event | `Server::stop`, by an event without a name; it is looked at before each request |
+//! | the idle tick | `Handler::idle`, after each `idle_interval` (1 s) without a request |
+//! | time limits | `ClientOptions`: for Free, for the answer, for a late one; 250 ms each, as in the original. Always finite |
+//! | attaching and letting go | at the first call, and at the next one after letting go, which is done after a time-out, after the end of a server, and by `detach` |
 //! | the answer of a handler that panicked | none: its client runs out of time, the server goes on |
 //!
 //! ## Late answers
@@ -122,7 +126,7 @@ pub use names::{NameError, Names, Object};
 #[cfg(any(windows, test))]
 pub use options::{Access, ClientOptions, Existing, ServerOptions};
 #[cfg(any(windows, test))]
-pub use server::{Handler, Server, ServerStatus};
+pub use server::{Answer, Handler, Server, ServerStatus};
 
 /// What may lie in the memory: a struct of fixed layout for which every bit pattern is a value, without padding and
 /// without places that change behind a shared reference. Derive `FromBytes`, `IntoBytes` and `Immutable` of `zerocopy`
@@ -131,7 +135,10 @@ pub use server::{Handler, Server, ServerStatus};
 pub trait Plain: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable + 'static {}
 
 #[cfg(any(windows, test))]
-impl<T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable + 'static> Plain for T {}
+impl<T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable + ?Sized + 'static> Plain
+    for T
+{
+}
 
 #[cfg(test)]
 mod tests;

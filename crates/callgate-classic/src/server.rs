@@ -19,19 +19,30 @@ use station::Station;
 mod station;
 
 /// Answers requests. Closures `FnMut(&mut T)` are handlers too.
-pub trait Handler<T>: Send + 'static {
+pub trait Handler<T: ?Sized>: Send + 'static {
     /// Answers one request in place: `data` is a copy of the memory, and becomes the answer as a whole.
     ///
     /// A panic leaves the request without an answer, and the server goes on with the handler as the panic left it.
-    fn handle(&mut self, data: &mut T);
+    fn handle(&mut self, data: &mut T) -> Answer;
 
     /// Is called when no request has come for [`ServerOptions::idle_interval`].
     fn idle(&mut self) {}
 }
 
-impl<T, F: FnMut(&mut T) + Send + 'static> Handler<T> for F {
-    fn handle(&mut self, data: &mut T) {
+/// What a handler has made of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The data is the answer.
+    Ready,
+    /// There is none: the memory stays as it is, and the client runs out of time. The protocol has no other way to
+    /// fail.
+    None,
+}
+
+impl<T: ?Sized, F: FnMut(&mut T) + Send + 'static> Handler<T> for F {
+    fn handle(&mut self, data: &mut T) -> Answer {
         self(data);
+        Answer::Ready
     }
 }
 
@@ -47,6 +58,8 @@ pub struct ServerStatus {
     pub dropped: u64,
     /// Requests that were not run, since their clients were gone ([`ServerOptions::watch_free`]).
     pub skipped: u64,
+    /// Requests for which the handler had no answer ([`Answer::None`]).
+    pub unanswered: u64,
     /// Panics of the handler.
     pub panics: u64,
     /// Idle ticks.
@@ -58,6 +71,7 @@ struct Counters {
     answered: AtomicU64,
     dropped: AtomicU64,
     skipped: AtomicU64,
+    unanswered: AtomicU64,
     panics: AtomicU64,
     idle: AtomicU64,
 }
@@ -117,6 +131,40 @@ impl Server {
         handler: impl Handler<T>,
     ) -> Result<Self, ServeError> {
         const { assert!(size_of::<T>() > 0, "memory has at least one byte") };
+        let copies = || Some([T::new_box_zeroed().ok()?, T::new_box_zeroed().ok()?]);
+        Self::start(names, options, size_of::<T>(), copies, handler)
+    }
+
+    /// Serves memory of so many bytes, for a struct that is not known when the program is built.
+    ///
+    /// # Errors
+    /// As [`Server::serve_with`]; [`ServeError::Option`] for no bytes at all.
+    pub fn serve_bytes(
+        names: &Names,
+        bytes: usize,
+        options: ServerOptions,
+        handler: impl Handler<[u8]>,
+    ) -> Result<Self, ServeError> {
+        if bytes == 0 {
+            let given = bytes.to_string();
+            return Err(ServeError::Option { option: "bytes", given, allowed: "1 and more" });
+        }
+        let zeros = move || {
+            let mut zeros = Vec::new();
+            zeros.try_reserve_exact(bytes).ok()?;
+            zeros.resize(bytes, 0);
+            Some(zeros.into_boxed_slice())
+        };
+        Self::start(names, options, bytes, move || Some([zeros()?, zeros()?]), handler)
+    }
+
+    fn start<T: Plain + ?Sized>(
+        names: &Names,
+        options: ServerOptions,
+        bytes: usize,
+        copies: impl FnOnce() -> Option<[Box<T>; 2]> + Send + 'static,
+        handler: impl Handler<T>,
+    ) -> Result<Self, ServeError> {
         check(&options)?;
         let stop = Event::unnamed().map_err(|fault| fault.of(Object::Exec, names))?;
         let counters = Counters::default();
@@ -124,7 +172,22 @@ impl Server {
         let shared = Arc::new(shared);
         let (tell, told) = mpsc::channel();
         let (names, theirs) = (names.clone(), shared.clone());
-        let body = move || run(&names, options, handler, &theirs, &tell);
+        let body = move || {
+            // Dropped last: when the end is told, names and mutex are free.
+            let mut ends = Ends(&theirs, Ok(()));
+            let copies = copies().ok_or(ServeError::NoMemory { bytes });
+            let station = copies.and_then(|copies| Station::open(&names, &options, copies));
+            match station {
+                Ok(station) => {
+                    SERVED.set(Some(key(names.of(Object::Memory)).to_owned()));
+                    if tell.send(Ok(station.adopted())).is_ok() {
+                        ends.1 = serve(station, handler, &options, &theirs);
+                    }
+                }
+                // Nobody is there to be told only if the caller has panicked.
+                Err(error) => drop(tell.send(Err(error))),
+            }
+        };
         let thread = thread::Builder::new().name("callgate-classic".into()).spawn(body);
         let thread = thread.map_err(ServeError::Thread)?;
         // A thread that ends without a word has panicked in here, not in the handler.
@@ -170,6 +233,7 @@ impl Server {
             answered: counters.answered.load(Relaxed),
             dropped: counters.dropped.load(Relaxed),
             skipped: counters.skipped.load(Relaxed),
+            unanswered: counters.unanswered.load(Relaxed),
             panics: counters.panics.load(Relaxed),
             idle: counters.idle.load(Relaxed),
         }
@@ -194,12 +258,12 @@ impl std::fmt::Debug for Server {
 }
 
 fn check(options: &ServerOptions) -> Result<(), ServeError> {
-    let given = Duration::ZERO;
     for (option, value) in [
         ("idle_interval", options.idle_interval),
         ("patience", options.patience.unwrap_or(Duration::MAX)),
     ] {
-        if value == given {
+        if value.is_zero() {
+            let given = format!("{value:?}");
             return Err(ServeError::Option { option, given, allowed: "more than zero" });
         }
     }
@@ -216,32 +280,8 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// The life of the server's thread.
-fn run<T: Plain>(
-    names: &Names,
-    options: ServerOptions,
-    handler: impl Handler<T>,
-    shared: &Shared,
-    tell: &mpsc::Sender<Result<bool, ServeError>>,
-) {
-    // Dropped last: when the end is told, names and mutex are free.
-    let mut ends = Ends(shared, Ok(()));
-    let station = match Station::<T>::open(names, &options) {
-        Ok(station) => station,
-        Err(error) => {
-            let _ = tell.send(Err(error));
-            return;
-        }
-    };
-    SERVED.set(Some(key(names.of(Object::Memory)).to_owned()));
-    if tell.send(Ok(station.adopted())).is_err() {
-        return;
-    }
-    ends.1 = serve(station, handler, &options, shared);
-}
-
 /// Takes requests until told to stop.
-fn serve<T: Plain>(
+fn serve<T: Plain + ?Sized>(
     mut station: Station<T>,
     mut handler: impl Handler<T>,
     options: &ServerOptions,
@@ -282,9 +322,16 @@ fn serve<T: Plain>(
         }
         let began = Instant::now();
         let data = station.take();
-        if catch_unwind(AssertUnwindSafe(|| handler.handle(data))).is_err() {
-            count(&counters.panics);
-            continue;
+        match catch_unwind(AssertUnwindSafe(|| handler.handle(data))) {
+            Ok(Answer::Ready) => {}
+            Ok(Answer::None) => {
+                count(&counters.unanswered);
+                continue;
+            }
+            Err(_) => {
+                count(&counters.panics);
+                continue;
+            }
         }
         let (published, again) = station.answer(care, began.elapsed())?;
         count(if published { &counters.answered } else { &counters.dropped });

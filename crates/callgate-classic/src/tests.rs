@@ -367,6 +367,32 @@ fn free_that_its_owner_left() {
 }
 
 #[test]
+fn bytes_without_a_type() {
+    let names = names("bytes");
+    let handler = |data: &mut [u8]| data.reverse();
+    for bytes in [1, 4_097] {
+        let options = ServerOptions::default();
+        let _server = Server::serve_bytes(&names, bytes, options, handler).unwrap();
+        let call = |limits| match bytes {
+            1 => Client::<[u8; 1]>::with(&names, limits).call(&[7]).map(|data| data[0]),
+            _ => Client::<[u8; 4_097]>::with(&names, limits)
+                .call(&std::array::from_fn(|at| u8::from(at == 4_096) * 7))
+                .map(|data| data[0]),
+        };
+        assert_eq!(call(patient()).unwrap(), 7);
+    }
+    let none = Server::serve_bytes(&names, 0, ServerOptions::default(), handler);
+    assert!(matches!(none, Err(ServeError::Option { option: "bytes", .. })));
+}
+
+#[test]
+fn who_may_have_them() {
+    fn shared_by_threads<T: Send + Sync>() {}
+    shared_by_threads::<Client<Sum>>();
+    shared_by_threads::<Server>();
+}
+
+#[test]
 fn much_data() {
     const BYTES: usize = 8 << 20;
     let names = names("much");
@@ -403,8 +429,12 @@ fn a_handler_that_panics() {
 struct Ticks(mpsc::Sender<()>);
 
 impl Handler<Sum> for Ticks {
-    fn handle(&mut self, data: &mut Sum) {
+    fn handle(&mut self, data: &mut Sum) -> Answer {
+        if data.number == 7 {
+            return Answer::None;
+        }
         add(data);
+        Answer::Ready
     }
 
     fn idle(&mut self) {
@@ -424,6 +454,9 @@ fn idle_ticks() {
     }
     assert_eq!(client(&names).call(&ask(1)).unwrap(), answer(1));
     assert!(server.status().idle >= 3);
+    // It has no answer to the seventh.
+    call_in_vain(&Client::with(&names, impatient()), 7);
+    assert!(server.status().unanswered > 0);
     for (idle_interval, patience) in [(0, 1), (1, 0)] {
         let options = ServerOptions {
             idle_interval: Duration::from_millis(idle_interval),

@@ -17,7 +17,7 @@ const OWNER_WAIT: Duration = Duration::from_millis(500);
 ///
 /// Fields are dropped from the top: the memory goes first, so that nobody finds it without a server, and the mutex
 /// last.
-pub(super) struct Station<T> {
+pub(super) struct Station<T: ?Sized> {
     section: Section,
     done: Event,
     exec: Event,
@@ -41,12 +41,14 @@ impl Drop for Owner {
     }
 }
 
-impl<T: Plain> Station<T> {
-    /// Makes the objects, or takes over those that are there.
-    pub(super) fn open(names: &Names, options: &ServerOptions) -> Result<Self, ServeError> {
-        let no_memory = |_| ServeError::NoMemory { bytes: size_of::<T>() };
-        let request = T::new_box_zeroed().map_err(no_memory)?;
-        let data = T::new_box_zeroed().map_err(no_memory)?;
+impl<T: Plain + ?Sized> Station<T> {
+    /// Makes the objects, or takes over those that are there. The copies say how large the memory is.
+    pub(super) fn open(
+        names: &Names,
+        options: &ServerOptions,
+        [request, data]: [Box<T>; 2],
+    ) -> Result<Self, ServeError> {
+        let bytes = size_of_val(&*request);
         let security = security(&options.access)?;
         let owner = own(names, &security)?;
         let failed = |object| move |fault: Fault| fault.of(object, names);
@@ -56,7 +58,7 @@ impl<T: Plain> Station<T> {
             Err(fault) => return Err(failed(Object::Memory)(fault).into()),
         };
         let check = |section: &Section| match options.existing {
-            Existing::Adopt => Ok(check_size::<T>(section, names, options.accept_larger)?),
+            Existing::Adopt => Ok(check_size(section, names, bytes, options.accept_larger)?),
             Existing::Refuse => {
                 Err(ServeError::Exists { name: names.of(Object::Memory).to_owned() })
             }
@@ -77,7 +79,7 @@ impl<T: Plain> Station<T> {
         let (section, adopted) = match section {
             Some(section) => (section, true),
             None => {
-                let made = Section::create(names.of(Object::Memory), size_of::<T>(), &security);
+                let made = Section::create(names.of(Object::Memory), bytes, &security);
                 let (section, existed) = made.map_err(failed(Object::Memory))?;
                 if existed {
                     // Somebody was faster.
@@ -139,7 +141,7 @@ impl<T: Plain> Station<T> {
     }
 }
 
-impl<T: Plain> Looks for Station<T> {
+impl<T: Plain + ?Sized> Looks for Station<T> {
     type Error = ObjectError;
 
     fn in_exchange(&mut self) -> Result<bool, ObjectError> {

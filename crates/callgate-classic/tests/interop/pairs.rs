@@ -83,8 +83,8 @@ mod rust_with_c_too {
         }
     }
 
-    /// A client in C gives up, and the server is still at its request, or has just answered, when one in Rust calls. It may
-    /// get no answer, but never the other's.
+    /// A client in C gives up, and the server is still at its request, or has just answered, when one in Rust calls. It
+    /// may get no answer, but never the other's.
     #[test]
     fn a_late_answer_to_another_is_told_by_its_number() {
         for round in 0..5 {

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use callgate_classic::{
-    CallError, Client, ClientOptions, Handler, Names, Server, ServerOptions, ServerState, Started,
+    Answer, CallError, Client, ClientOptions, Handler, Names, Server, ServerOptions, ServerState,
+    Started,
 };
 
 use super::data::Data;
@@ -53,7 +54,7 @@ struct Worker {
 }
 
 impl Handler<Data> for Worker {
-    fn handle(&mut self, data: &mut Data) {
+    fn handle(&mut self, data: &mut Data) -> Answer {
         say(&format!("run {}", data.number));
         if self.hold.swap(false, Relaxed) {
             self.go.get_mut().unwrap().recv().unwrap();
@@ -61,6 +62,7 @@ impl Handler<Data> for Worker {
         data.runs = self.runs.fetch_add(1, Relaxed) + 1;
         data.server = std::process::id();
         data.sum = data.sum();
+        Answer::Ready
     }
 
     fn idle(&mut self) {
@@ -102,8 +104,8 @@ fn server() {
     say("stopped");
 }
 
-/// As `client.c`. "checked" is a call that takes only an answer with its number; "status" says "status ANSWERED ABANDONED
-/// LATE WITHDRAWN".
+/// As `client.c`. "checked" is a call that takes only an answer with its number; "status" says "status ANSWERED
+/// ABANDONED LATE WITHDRAWN".
 fn client() {
     let names = names(&var(NAME));
     let new = |limit_ms| {

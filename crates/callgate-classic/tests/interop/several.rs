@@ -43,8 +43,12 @@ fn several(test: &str, server_by: By) {
     for (seed, client) in (1..).zip(&mut clients) {
         client.tell(&format!("calls 100 {seed}"));
     }
-    for client in clients {
+    for (by, mut client) in kinds.into_iter().zip(clients) {
         assert_eq!(client.line(), "calls 100 0 0 0");
+        if by.is_rust() {
+            // Nothing was late, nobody died.
+            assert_eq!(client.ask("status"), "status 100 0 0 0");
+        }
         client.finish();
     }
     server.finish();

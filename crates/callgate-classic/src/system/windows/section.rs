@@ -94,7 +94,8 @@ impl Section {
         }
         let usable = region.State == MEM_COMMIT
             && region.Type == MEM_MAPPED
-            && region.Protect == PAGE_READWRITE;
+            // Other bits say how it is cached.
+            && region.Protect & 0xff == PAGE_READWRITE;
         Ok(if usable { region.RegionSize } else { 0 })
     }
 
