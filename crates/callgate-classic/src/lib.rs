@@ -5,7 +5,7 @@
 //! crate is either side of such a pair, so that each can be replaced by Rust without touching the other.
 //!
 //! **On other systems than Windows this crate is empty.** On Windows it has `Server`, `Client`, `Names`, their options
-//! and errors.
+//! and errors; `callgate` has all of it as `callgate::classic`.
 //!
 //! ```
 //! # #[cfg(windows)]

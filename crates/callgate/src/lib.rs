@@ -26,6 +26,8 @@
 //! make memory grow without bound; PROTOCOL.md and SECURITY.md in the repository say how.
 
 mod caller;
+#[cfg(windows)]
+pub mod classic;
 mod client;
 mod endpoint;
 mod error;
