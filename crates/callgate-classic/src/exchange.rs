@@ -118,7 +118,7 @@ pub(crate) fn exchange<T: Table>(
     }
     let owned = Owned(table);
     memory.abandoned += u64::from(free == Free::Abandoned);
-    let settle_until = owned.0.now() + limits.settle;
+    let settle_until = owned.0.now().saturating_add(limits.settle);
     if let Some(end) = settle(owned.0, memory, settle_until, free == Free::Abandoned)? {
         return Ok(end);
     }
@@ -172,7 +172,7 @@ fn ask<T: Table>(
             continue;
         }
         table.set_exec()?;
-        let until = *until.get_or_insert(table.now() + limit);
+        let until = *until.get_or_insert(table.now().saturating_add(limit));
         loop {
             let ended = match table.await_done(left(table, until))? {
                 Awaited::Done if table.read_answer() => return Ok(End::Answered),

@@ -295,6 +295,17 @@ fn an_ordinary_exchange() {
 }
 
 #[test]
+fn limits_without_end() {
+    let mut world = world(vec![]);
+    let longest = Duration::MAX;
+    let limits = Limits { busy: longest, settle: longest, answer: longest };
+    for now in [Duration::ZERO, Duration::from_secs(1)] {
+        world.now = now;
+        assert_eq!(exchange(&mut world, &mut Memory::default(), limits), Ok(End::Answered));
+    }
+}
+
+#[test]
 fn a_request_that_no_server_took_is_taken_back() {
     let (mut world, mut memory) = (world(vec![]), Memory::default());
     world.server = Server::Dead;

@@ -167,4 +167,20 @@ fn names_of_the_session_and_of_all() {
     );
     let _server = Server::serve(&own, add).unwrap();
     assert_eq!(client(&names.unwrap()).call(&ask(1)).unwrap(), answer(1));
+    // Of all sessions: other objects, which not everybody may make.
+    let global = |object| format!(r"Global\{}", own.of(object));
+    let names = Names::new(
+        global(Object::Memory),
+        global(Object::Exec),
+        global(Object::Done),
+        global(Object::Free),
+    );
+    let names = names.unwrap();
+    let error = client(&names).call(&ask(2)).unwrap_err();
+    assert!(matches!(error, CallError::NotRunning { .. }), "{error}");
+    match Server::serve(&names, add) {
+        Ok(_server) => assert_eq!(client(&names).call(&ask(2)).unwrap(), answer(2)),
+        Err(ServeError::Object(ObjectError::Denied { object: Object::Memory, .. })) => {}
+        Err(error) => panic!("{error}"),
+    }
 }
