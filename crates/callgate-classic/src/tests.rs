@@ -487,8 +487,15 @@ fn many_threads_and_a_server_that_restarts() {
                     let client = if number % 2 == 0 { shared } else { &own };
                     match client.call(&ask(number)) {
                         Ok(data) => assert_eq!(data, answer(number)),
-                        Err(CallError::NotRunning { .. }) => thread::yield_now(),
-                        Err(CallError::NoAnswer { .. } | CallError::Unsettled { .. }) => {}
+                        // Between two servers, or on a machine that is slow: once more.
+                        Err(
+                            CallError::NotRunning { .. }
+                            | CallError::NoAnswer { .. }
+                            | CallError::Unsettled { .. },
+                        ) => {
+                            thread::yield_now();
+                            continue;
+                        }
                         Err(error) => panic!("{error}"),
                     }
                     number += 1;
@@ -502,5 +509,5 @@ fn many_threads_and_a_server_that_restarts() {
             drop(server);
         }
     });
-    assert!(shared.status().answered > 0);
+    assert_eq!(done.load(Relaxed), 4 * CALLS);
 }
