@@ -355,6 +355,48 @@ fn what_a_dead_client_left_is_settled() {
 }
 
 #[test]
+fn a_request_that_a_dead_servers_successor_took_is_settled() {
+    let (mut world, mut memory) = (world(vec![]), Memory::default());
+    (memory.suspect, world.server) = (true, Server::Works(Bytes::Request(1)));
+    assert_eq!(one(&mut world, &mut memory, 2), End::Answered);
+    assert_eq!(world.read, Some(Bytes::Answer(2)));
+    assert_eq!((memory.suspect, memory.late), (false, 1));
+}
+
+#[test]
+fn an_answer_that_is_there_is_drained() {
+    let (mut world, mut memory) = (world(vec![]), Memory::default());
+    (world.done, world.bytes) = (true, Bytes::Answer(1));
+    assert_eq!(one(&mut world, &mut memory, 2), End::Answered);
+    assert_eq!(world.read, Some(Bytes::Answer(2)));
+    assert_eq!(memory.late, 1);
+}
+
+/// The server writes another's answer just after this request: it does so when the request is looked at again.
+#[test]
+fn an_answer_that_comes_over_the_request_before_it_is_sent() {
+    let (mut world, mut memory) = (world(vec![1, 1, 1, 1, 1, 0]), Memory::default());
+    world.server = Server::Writes(Bytes::Request(1));
+    assert_eq!(one(&mut world, &mut memory, 2), End::Answered);
+    assert_eq!(world.read, Some(Bytes::Answer(2)));
+    assert_eq!((memory.late, memory.withdrawn), (1, 0));
+}
+
+/// And after it was sent: only the caller can tell, and as long as the server has not come for it all is well.
+#[test]
+fn an_answer_that_comes_over_the_request_after_it_is_sent() {
+    let (mut world, mut memory) = (world(vec![]), Memory::default());
+    (world.server, world.checks) = (Server::Works(Bytes::Request(1)), true);
+    assert_eq!(one(&mut world, &mut memory, 2), End::Answered);
+    assert_eq!((memory.late, memory.withdrawn), (1, 1));
+    // Without the caller's check it is taken for the answer.
+    let (mut world, mut memory) = (self::world(vec![]), Memory::default());
+    world.server = Server::Works(Bytes::Request(1));
+    assert_eq!(one(&mut world, &mut memory, 2), End::Answered);
+    assert_eq!(world.read, Some(Bytes::Answer(1)));
+}
+
+#[test]
 fn the_end_of_a_server_is_told_at_once() {
     let (mut world, mut memory) = (world(vec![]), Memory::default());
     (world.server, world.watched) = (Server::Dead, true);

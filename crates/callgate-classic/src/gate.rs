@@ -114,6 +114,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_left_behind_outlives_the_clients() {
+        let left = Memory { owed: true, ..Memory::default() };
+        Gate::of("gate-left").leave_behind(left);
+        assert_eq!(Gate::of("gate-left").left_behind(), left);
+        Gate::of("gate-left").forget();
+        let _other = Gate::of("gate-other");
+        assert!(!lock(&GATES).as_ref().unwrap().contains_key("gate-left"));
+    }
+
+    #[test]
     fn one_thread_at_a_time_and_not_twice() {
         let gate = Gate::default();
         let inside = gate.enter(Duration::ZERO).unwrap();

@@ -11,6 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::system::{self, Any, Event, Section, Security, Woken};
 use crate::*;
 
+mod ends;
 mod objects;
 
 #[derive(Debug, Clone, Copy, PartialEq, FromBytes, IntoBytes, Immutable)]
@@ -153,6 +154,7 @@ fn an_answer_that_comes_late_is_nobodys() {
     assert_eq!(call_in_vain(&client, 1), ServerState::Alive);
     assert_eq!(told.recv(), Ok(1));
     // The next one is another client of this process: what is owed is owed to all of them.
+    drop(client);
     let next = self::client(&names);
     thread::scope(|scope| {
         let call = scope.spawn(|| next.call(&ask(2)));
