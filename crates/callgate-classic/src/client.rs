@@ -84,8 +84,10 @@ impl<T: Plain> Client<T> {
         self.call_checked(request, |_| true)
     }
 
-    /// Calls, and takes only an answer for which `is_mine` holds, until the time is over. For structs in which
-    /// something that the server leaves alone tells which request it answers, such as a number.
+    /// Calls, and takes only an answer for which `is_mine` holds, until the time is over. For structs in which the
+    /// answer says which request it is to: by a field into which the server copies the number of the request that it
+    /// took, after all else. The request has another value there. A number that the server only leaves alone in the
+    /// memory does not tell, since it is this request's by the time a late answer comes.
     ///
     /// An answer that is not this call's has come over its request. If the server has not taken that yet it is written
     /// anew; otherwise what the server ran may have been a mixture, and `is_mine` decides about its answer, too.

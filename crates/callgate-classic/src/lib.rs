@@ -81,8 +81,10 @@
 //!
 //! - A client of another process that gave up leaves a late answer as well, and nothing tells of it. If its server is
 //!   still at that request when this client sets Exec, the late answer comes over this request, and its Done is taken
-//!   for this one's. `Client::call_checked` finds it out where an answer says whose it is, by a number that the server
-//!   leaves alone; what the server then ran may have been a mixture. A server of this crate holds such an answer back.
+//!   for this one's. `Client::call_checked` finds it out where an answer says whose it is: by a field into which the
+//!   server copies, last of all, the number of the request that it took. (A number that it only leaves alone is no such
+//!   thing: in the memory is this request's.) What the server then ran may have been a mixture. A server of this crate
+//!   holds such an answer back.
 //! - A server that is slower than `answer` and `settle` together may run a request over the one that it works on.
 //! - C clients that do not drain Done take the answer before for theirs, and go on so. A server of this crate keeps
 //!   them from that: it holds back an answer when another request has come meanwhile (`watch_memory`), when it took

@@ -10,11 +10,11 @@
 
 /* 4,032 bytes, so that a page holds it and a torn one is seen. */
 struct data {
-    uint32_t number;  /* the client's, left alone by the server */
-    uint32_t seed;    /* the client's */
-    uint32_t server;  /* the server's: process id */
-    uint32_t runs;    /* the server's: requests that it has run, this one included */
-    uint64_t sum;     /* the server's: of the words that came, times `seed` */
+    uint32_t number;    /* the client's, left alone by the server */
+    uint32_t seed;      /* the client's */
+    uint32_t server;    /* the server's: process id */
+    uint32_t answered;  /* the server's: number of the request that it took; written last */
+    uint64_t sum;       /* the server's: of the words that came, times `seed` */
     uint32_t words[1002];
 };
 
@@ -31,13 +31,13 @@ static inline void fill(struct data *data, uint32_t number, uint32_t seed)
 {
     data->number = number;
     data->seed = seed;
-    data->server = data->runs = 0;
+    data->server = data->answered = 0;
     data->sum = 0;
     for (uint32_t i = 0; i < 1002; i++)
         data->words[i] = seed + i;
 }
 
-static uint64_t sum_of(const struct data *data)
+static uint64_t sum_of(const volatile struct data *data)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < 1002; i++)

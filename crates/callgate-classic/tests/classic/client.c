@@ -4,7 +4,7 @@
  *
  * Reads commands, a line each, and answers each with one line:
  *
- *     call NUMBER SEED    "ok SERVER RUNS", or "absent", "busy", "timeout", "wrong" (not the answer to this request),
+ *     call NUMBER SEED    "ok SERVER", or "absent", "busy", "timeout", "wrong" (not the answer to this request),
  *                         "error WHAT CODE"
  *     limit MS            "limited"
  *     calls N SEED        so many calls, repeated while busy: "calls OK WRONG TIMEOUT ABSENT"
@@ -70,7 +70,8 @@ static const char *call(uint32_t number, uint32_t seed)
     }
     answer = *shared;
     ReleaseMutex(mutex);
-    BOOL right = answer.number == number && answer.seed == seed && answer.server && answer.sum == sum_of(&answer);
+    BOOL right = answer.number == number && answer.answered == number && answer.seed == seed && answer.server &&
+                 answer.sum == sum_of(&answer);
     return right ? NULL : "wrong";
 }
 
@@ -105,7 +106,7 @@ int main(int argc, char **argv)
             calls(first, second);
         } else if (sscanf(line, "call %u %u", &first, &second) == 2) {
             const char *problem = call(first, second);
-            problem ? say("%s", problem) : say("ok %u %u", answer.server, answer.runs);
+            problem ? say("%s", problem) : say("ok %u", answer.server);
         } else if (sscanf(line, "limit %u", &first) == 1) {
             limit_ms = first;
             say("limited");

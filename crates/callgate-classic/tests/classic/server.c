@@ -10,7 +10,7 @@
 
 static HANDLE kill_event, go_event;
 static volatile LONG hold;
-static struct data *shared;
+static volatile struct data *shared;
 
 static DWORD WINAPI read_commands(void *unused)
 {
@@ -31,15 +31,13 @@ static DWORD WINAPI read_commands(void *unused)
 
 static void run(HANDLE done)
 {
-    static uint32_t runs;
     uint32_t number = shared->number;
     say("run %u", number);
     if (InterlockedExchange(&hold, 0))
         WaitForSingleObject(go_event, INFINITE);
-    shared->number = number;
-    shared->runs = ++runs;
     shared->server = GetCurrentProcessId();
     shared->sum = sum_of(shared);
+    shared->answered = number;
     SetEvent(done);
     say("done %u", number);
 }

@@ -12,8 +12,8 @@ pub struct Data {
     pub seed: u32,
     /// The server's: process id.
     pub server: u32,
-    /// The server's: requests that it has run.
-    pub runs: u32,
+    /// The server's: number of the request that it took; written last.
+    pub answered: u32,
     /// The server's: of the words that came, times `seed`.
     pub sum: u64,
     pub words: [u32; WORDS],
@@ -22,7 +22,7 @@ pub struct Data {
 impl Data {
     pub fn request(number: u32, seed: u32) -> Self {
         let words = std::array::from_fn(|at| seed + at as u32);
-        Self { number, seed, server: 0, runs: 0, sum: 0, words }
+        Self { number, seed, server: 0, answered: 0, sum: 0, words }
     }
 
     pub fn sum(&self) -> u64 {
@@ -32,6 +32,7 @@ impl Data {
     /// Whether it is the answer to this request.
     pub fn answers(&self, request: &Self) -> bool {
         self.number == request.number
+            && self.answered == request.number
             && self.seed == request.seed
             && self.server != 0
             && self.sum == request.sum()

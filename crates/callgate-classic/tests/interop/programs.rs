@@ -2,7 +2,7 @@
 //! `interop.exe program --ignored --exact --nocapture`, with their arguments in the environment.
 
 use std::io::BufRead;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -50,7 +50,6 @@ pub fn names(base: &str) -> Names {
 struct Worker {
     hold: Arc<AtomicBool>,
     go: Mutex<mpsc::Receiver<()>>,
-    runs: AtomicU32,
 }
 
 impl Handler<Data> for Worker {
@@ -59,9 +58,9 @@ impl Handler<Data> for Worker {
         if self.hold.swap(false, Relaxed) {
             self.go.get_mut().unwrap().recv().unwrap();
         }
-        data.runs = self.runs.fetch_add(1, Relaxed) + 1;
         data.server = std::process::id();
         data.sum = data.sum();
+        data.answered = data.number;
         Answer::Ready
     }
 
@@ -74,7 +73,7 @@ impl Handler<Data> for Worker {
 fn server() {
     let hold = Arc::new(AtomicBool::new(false));
     let (go, gone) = mpsc::channel();
-    let worker = Worker { hold: hold.clone(), go: Mutex::new(gone), runs: AtomicU32::new(0) };
+    let worker = Worker { hold: hold.clone(), go: Mutex::new(gone) };
     let mut options = ServerOptions::default();
     options.watch_free = std::env::var_os(WATCH_FREE).is_some();
     let server = Server::serve_with(&names(&var(NAME)), options, worker).unwrap();
@@ -104,7 +103,7 @@ fn server() {
     say("stopped");
 }
 
-/// As `client.c`. "checked" is a call that takes only an answer with its number; "status" says "status ANSWERED
+/// As `client.c`. "checked" is a call that takes only an answer to its number; "status" says "status ANSWERED
 /// ABANDONED LATE WITHDRAWN".
 fn client() {
     let names = names(&var(NAME));
@@ -148,8 +147,8 @@ const SETTLE: Duration = Duration::from_secs(20);
 
 fn call(client: &Client<Data>, number: u32, seed: u32, checked: bool) -> String {
     let request = Data::request(number, seed);
-    match client.call_checked(&request, |answer| !checked || answer.number == number) {
-        Ok(answer) if answer.answers(&request) => format!("ok {} {}", answer.server, answer.runs),
+    match client.call_checked(&request, |answer| !checked || answer.answered == number) {
+        Ok(answer) if answer.answers(&request) => format!("ok {}", answer.server),
         Ok(_) => "wrong".to_owned(),
         Err(CallError::NotRunning { .. }) => "absent".to_owned(),
         Err(CallError::Busy { .. }) => "busy".to_owned(),
