@@ -22,7 +22,7 @@ use callgate_sys::process::Slice;
 use callgate_sys::{clock, process, thread};
 
 pub(crate) use link::Admitted;
-use link::{Link, handle_next, read_messages};
+use link::{BATCH, Link, handle_next, read_messages};
 use rest::Rest;
 
 use super::Handler;
@@ -30,8 +30,6 @@ use super::shared::{Desk, Phase, Shared, WAKER_TOKEN, lock};
 use crate::region::{Incoming, Unusable};
 use crate::wait::learn_cpus;
 
-/// Calls taken from one connection before the next one's turn.
-const BATCH: u32 = 16;
 /// A connection's turn ends early after this long, in nanoseconds.
 const TURN_NS: u64 = 50_000;
 /// Passes without a call of its own after which a connection is armed while others are busy.
@@ -187,28 +185,39 @@ impl<H: Handler> Worker<H> {
         let desk = &self.shared.desks[self.index];
         let Some(link) = self.links[index].as_mut() else { return Ok(false) };
         link.connection.tell(hints);
-        let mut taken = Taken::default();
-        let mut began_ns = 0;
-        for count in 0..BATCH {
+        let (mut taken, mut began_ns, batch) = (Taken::default(), 0, link.batch);
+        if batch < BATCH {
+            if !link.is_waiting()? {
+                return Ok(false);
+            }
+            began_ns = clock::now_ns();
+        }
+        let mut count = 0;
+        while count < batch {
             let handling = &mut self.handling;
             if !handle_next(link, &mut taken, &*self.handler, &desk.calls, handling)? {
-                return Ok(count > 0);
+                break;
             }
             // Now, when nobody waits for it.
             self.size = SizeClass::of(taken.request.body.len());
             link.quiet_passes = 0;
             link.quiet_sleeps = 0;
             self.pace.served(taken.request.head.think, taken.request.body.len());
-            if count % 4 == 3 {
+            count += 1;
+            if count.is_multiple_of(4) {
                 let now_ns = clock::now_ns();
                 if began_ns == 0 {
                     began_ns = now_ns;
                 } else if now_ns - began_ns > TURN_NS {
-                    break;
+                    link.batch = 1;
+                    return Ok(true);
                 }
             }
         }
-        Ok(true)
+        if batch < BATCH && count > 0 {
+            link.took(clock::now_ns() - began_ns, count, TURN_NS);
+        }
+        Ok(count > 0)
     }
 
     /// Arms a connection that was quiet for long while others were busy; true if it is to be polled no more. Passes in which
@@ -278,6 +287,7 @@ impl<H: Handler> Worker<H> {
                 connection,
                 intake,
                 incoming,
+                batch: 1,
                 active: false,
                 quiet_passes: 0,
                 quiet_sleeps: 0,

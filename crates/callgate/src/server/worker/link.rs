@@ -17,6 +17,8 @@ use crate::server::Handler;
 use crate::server::call::{Call, Running};
 use crate::server::connection::Connection;
 
+/// Most calls taken from one connection before the next one's turn.
+pub(super) const BATCH: u32 = 16;
 /// Messages read from one socket at a time.
 const MESSAGES_PER_EVENT: usize = 16;
 
@@ -31,6 +33,9 @@ pub(super) struct Link {
     pub(super) connection: Arc<Connection>,
     pub(super) intake: Intake,
     pub(super) incoming: Incoming,
+    /// Calls of its next turn, at most. Below [`BATCH`] the turn is timed from its beginning: it starts with one call, grows
+    /// by one with each turn that keeps its time, and falls back with one that does not.
+    pub(super) batch: u32,
     pub(super) active: bool,
     pub(super) quiet_passes: u32,
     /// Sleeps of the worker since its last call.
@@ -43,6 +48,21 @@ impl Link {
     pub(super) fn arm(&self, bell: Doorbell) -> Option<u32> {
         let control = &self.connection.control;
         self.intake.arm(control.cells(), control.detour(), bell)
+    }
+
+    /// Whether there is a call to take; a look only.
+    pub(super) fn is_waiting(&self) -> Result<bool, Violation> {
+        let control = &self.connection.control;
+        self.intake.is_waiting(control.cells(), control.detour())
+    }
+
+    /// Learns how long a timed turn of `count` calls took, where `limit_ns` are allowed.
+    pub(super) fn took(&mut self, took_ns: u64, count: u32, limit_ns: u64) {
+        self.batch = match took_ns <= limit_ns {
+            true => self.batch + 1,
+            // As many as would have kept the time.
+            false => (u64::from(count) * limit_ns / took_ns).max(1) as u32,
+        };
     }
 }
 
