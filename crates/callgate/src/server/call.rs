@@ -302,7 +302,8 @@ impl<'a> Call<'a> {
         if len as u64 > limit {
             return Err(ReplyError::TooLarge { len: len as u64, limit });
         }
-        connection.place(taken.cell, taken.turn, len as u64)
+        let is_worker = matches!(self.0, Held::Running(_));
+        connection.place(taken.cell, taken.turn, len as u64, is_worker)
     }
 
     /// The answer cannot be given as wanted: the caller gets a short failure instead.

@@ -1,6 +1,8 @@
 //! One client's connection, as far as every thread of the server may touch it: answering, and reply memory.
 //!
-//! What only the worker touches (the chain of requests, the client's regions) is in `worker`.
+//! How reply memory is made is in `room`. What only the worker touches (the chain of requests, the client's regions) is in `worker`.
+
+mod room;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
@@ -14,7 +16,7 @@ use callgate_proto::wire::Message;
 use callgate_sys::process::{self, Identity};
 use callgate_sys::shm::{PayloadWriter, page_size};
 use callgate_sys::socket::Socket;
-use callgate_sys::sync::{Mutex, MutexGuard};
+use callgate_sys::sync::{Condvar, Mutex, MutexGuard};
 
 use super::shared::Shared;
 use crate::error::ReplyError;
@@ -47,7 +49,11 @@ pub(crate) struct Connection {
     pinned: Box<[AtomicBool]>,
     /// Bytes on this connection's account.
     account: Arc<AtomicU64>,
+    /// Bytes of reply memory that are mapped. Relaxed: `out` has the truth; who serves others asks here, without its lock.
+    mapped: AtomicU64,
     out: Mutex<Out>,
+    /// Told when `Out::making` has become less.
+    made: Condvar,
 }
 
 /// What a caller gets.
@@ -65,6 +71,8 @@ struct Out {
     replies: Vec<Option<(Turn, Block)>>,
     unsent_retires: Vec<u32>,
     unread: u32,
+    /// Bytes of regions that are on the account and not announced: threads make them.
+    making: u64,
 }
 
 impl Out {
@@ -96,6 +104,7 @@ impl Connection {
             replies: Vec::new(),
             unsent_retires: Vec::new(),
             unread: 0,
+            making: 0,
         };
         Self {
             id,
@@ -111,7 +120,9 @@ impl Connection {
             gone: AtomicBool::new(false),
             pinned: (0..cells).map(|_| AtomicBool::new(false)).collect(),
             account: Arc::default(),
+            mapped: AtomicU64::new(0),
             out: Mutex::new(out),
+            made: Condvar::new(),
         }
     }
 
@@ -221,18 +232,20 @@ impl Connection {
 
     /// Finds room for a reply of `len` bytes, making more where the quotas allow. Also gives the room's address: it is the
     /// caller's alone until it answers or gives the block back, and mapped for as long as the connection lives.
+    /// `is_worker`: who asks has other connections to serve.
     #[inline]
     pub(super) fn place(
         &self,
         cell: u16,
         turn: Turn,
         len: u64,
+        is_worker: bool,
     ) -> Result<(Block, *mut [u8]), ReplyError> {
         let mut out = self.out();
         if let Some(placed) = self.place_again(&mut out, cell.into(), turn, len) {
             return Ok(placed);
         }
-        self.place_anew(&mut out, cell.into(), turn, len)
+        self.place_anew(out, cell.into(), turn, len, is_worker)
     }
 
     /// Finds it where the cell's last reply lies, which its client has let go of. Most replies are as long as the last one.
@@ -255,87 +268,21 @@ impl Connection {
     }
 
     #[inline(never)]
-    fn place_anew(
-        &self,
-        out: &mut Out,
+    fn place_anew<'a>(
+        &'a self,
+        mut out: MutexGuard<'a, Out>,
         cell: usize,
         turn: Turn,
         len: u64,
+        is_worker: bool,
     ) -> Result<(Block, *mut [u8]), ReplyError> {
-        let no_memory = |why: String| ReplyError::NoMemory { len, why };
-        self.reclaim(out, cell);
-        loop {
-            if self.is_gone() {
-                return Err(ReplyError::Disconnected);
-            }
-            match out.outgoing.place(len) {
-                Placing::Placed(block) => return Ok(out.placed(cell, turn, block)),
-                Placing::Grow(size) => self.grow(out, len, size).map_err(no_memory)?,
-                Placing::Full => {
-                    let reclaimed = self.reclaim_released(out);
-                    let retired = self.retire(out, 0);
-                    if !reclaimed && !retired {
-                        return Err(no_memory("the connection's quota is used up".into()));
-                    }
-                }
-            }
+        self.reclaim(&mut out, cell);
+        if !self.is_gone()
+            && let Placing::Placed(block) = out.outgoing.place(len)
+        {
+            return Ok(out.placed(cell, turn, block));
         }
-    }
-
-    /// Makes a region of at most `wanted` bytes, or of just enough for `len`, and announces it.
-    fn grow(&self, out: &mut Out, len: u64, wanted: u64) -> Result<(), String> {
-        self.may_announce(out)?;
-        // Regions that the client has let go of may be on the account still.
-        self.shared.ledger.settle();
-        let least = len.next_multiple_of(page_size() as u64).min(wanted);
-        let limit = self.shared.limits.bytes_per_client;
-        let uid = self.caller.uid;
-        // However small, a region takes a watch and an inode.
-        let charge = |bytes: u64| {
-            let bytes = bytes.max(REGION_MIN);
-            self.shared.ledger.charge(uid, &self.account, limit.max(REGION_MIN), bytes)
-        };
-        let (charge, size) = match charge(wanted) {
-            Ok(charge) => (charge, wanted),
-            Err(_) => (charge(least)?, least),
-        };
-        let made = usize::try_from(size)
-            .map_err(|_| std::io::ErrorKind::OutOfMemory.into())
-            .and_then(PayloadWriter::create);
-        let (region, fd) = made.map_err(|error| {
-            self.shared.ledger.refund(charge, &self.account);
-            error.to_string()
-        })?;
-        let message = Message::Region { id: out.outgoing.next_id(), size }.encode();
-        // Watched before it is sent: from then on the kernel alone says when it is released.
-        if let Err(why) = self.shared.ledger.hand_out(charge, &self.account, &fd) {
-            self.shared.ledger.refund(charge, &self.account);
-            return Err(why);
-        }
-        if let Err(error) = self.socket.send_memory(message.as_bytes(), &fd) {
-            // Nobody else has it: the watch tells of its end at once, or the charge stays where nothing watches.
-            drop((region, fd));
-            self.shared.ledger.settle();
-            return Err(error.to_string());
-        }
-        out.unread += 1;
-        self.shared.unread.fetch_add(1, Ordering::Relaxed);
-        out.outgoing.add(size, region);
-        Ok(())
-    }
-
-    /// Whether the client reads its socket, so that another descriptor can be sent.
-    fn may_announce(&self, out: &mut Out) -> Result<(), String> {
-        self.flush_retires(out);
-        let tight = self.shared.unread.load(Ordering::Relaxed) >= self.shared.unread_max;
-        let limit = if tight { UNREAD_MAX_TIGHT } else { UNREAD_MAX };
-        if out.unread >= limit && self.socket.unread().map_err(|error| error.to_string())? == 0 {
-            self.forget_unread(out);
-        }
-        if out.unread >= limit || !out.unsent_retires.is_empty() {
-            return Err("the client does not read its socket".into());
-        }
-        Ok(())
+        self.make_room(out, cell, turn, len, is_worker)
     }
 
     /// The client has read all descriptors, or its socket is gone and they with it.
@@ -366,6 +313,7 @@ impl Connection {
     fn retire(&self, out: &mut Out, keep: u64) -> bool {
         let retired = out.outgoing.retire_unused(keep);
         let any = !retired.is_empty();
+        self.mapped.store(out.outgoing.total(), Ordering::Relaxed);
         for (id, region) in retired {
             out.unsent_retires.push(id);
             self.shared.bury(region.len() as u64, region);
@@ -385,12 +333,12 @@ impl Connection {
 
     /// Whether there is reply memory that a quiet connection should give back.
     pub(super) fn is_untidy(&self) -> bool {
-        self.out().outgoing.total() > 0
+        self.reply_bytes() > 0
     }
 
     /// Bytes of reply memory that are mapped.
     pub(super) fn reply_bytes(&self) -> u64 {
-        self.out().outgoing.total()
+        self.mapped.load(Ordering::Relaxed)
     }
 
     /// Lets go of reply memory that a quiet connection does not need; returns whether to come again.
