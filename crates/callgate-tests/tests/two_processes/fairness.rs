@@ -1,14 +1,16 @@
 //! The slow and the greedy beside the others.
 
+#[cfg(not(windows))]
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 #[cfg(not(windows))]
 use std::time::Instant;
 
 use callgate::{CallError, CallOptions, Client, ClientOptions};
 use callgate_tests::data::{is_reply, method as m, request};
-#[cfg(not(windows))]
-use callgate_tests::until;
 use callgate_tests::{Peer, Place, within};
+#[cfg(not(windows))]
+use callgate_tests::{hostile::Raw, until};
 
 use crate::{LONGEST, PEER, method};
 
@@ -91,6 +93,45 @@ fn a_client_that_is_not_scheduled() {
             let ended = client.ask("wait");
             assert_eq!(ended.number("ok"), 40, "{}", ended.text());
         }
+    });
+}
+
+/// The kernel has one account of descriptors on their way for all of a server. A user whose clients read nothing has its
+/// share of it, and another user's client that does not run for a while loses nothing.
+#[cfg(not(windows))]
+#[test]
+fn a_user_that_reads_nothing_beside_another() {
+    const OTHER: u32 = 23_456;
+    if callgate_sys::process::uid() != 0 {
+        return eprintln!("not root: there is no other user to be");
+    }
+    within(LONGEST, || {
+        let place = Place::new();
+        let mode = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(place.directory(), mode).expect("permitted");
+        let mut server = place.server(PEER, &["access=everyone", "clients=200"]);
+        let mut hostile: Vec<Raw> =
+            (0..24).map(|_| Raw::connect(&place.path(), 65, 8 << 20)).collect();
+        let mut failures = 0;
+        for raw in &mut hostile {
+            for _ in 0..60 {
+                let ticket = raw.publish_bytes(m::ZEROS, &60_000u64.to_le_bytes());
+                let reply = raw.wait(ticket).expect("still connected");
+                failures += u32::from(reply.head.failure);
+            }
+        }
+        assert!(failures > 0, "they may leave no more unread");
+        let words = ["calls=40", "len=100000", &format!("uid={OTHER}"), &format!("gid={OTHER}")];
+        let mut client = place.peer(PEER, "submit", &words);
+        client.expect("submitted");
+        for _ in 0..40 {
+            server.expect("held");
+        }
+        client.freeze();
+        assert_eq!(server.ask("release").number("sent"), 40);
+        client.signal(libc::SIGCONT);
+        let ended = client.ask("wait");
+        assert_eq!(ended.number("ok"), 40, "{}", ended.text());
     });
 }
 

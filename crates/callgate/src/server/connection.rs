@@ -7,7 +7,7 @@ mod room;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
 
-use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN, REGIONS_MAX};
+use callgate_proto::arena::{Block, Outgoing, Placing, REGION_MIN};
 use callgate_proto::body::{Content, ReplyHead};
 use callgate_proto::cell::Turn;
 use callgate_proto::chain::Deferred;
@@ -22,12 +22,6 @@ use super::shared::Shared;
 use crate::error::ReplyError;
 use crate::region::{ControlView, block_bytes};
 use crate::wait::SLEEPERS_MAX;
-
-/// Messages with descriptors that a client may leave unread: as many as a burst of growing replies can need before a
-/// client that is merely slow to be scheduled has read one.
-const UNREAD_MAX: u32 = REGIONS_MAX as u32;
-/// The same while all clients together leave many unread. The kernel counts them against the server's user.
-const UNREAD_MAX_TIGHT: u32 = 2;
 
 /// A client's connection.
 pub(crate) struct Connection {
@@ -287,7 +281,7 @@ impl Connection {
 
     /// The client has read all descriptors, or its socket is gone and they with it.
     fn forget_unread(&self, out: &mut Out) {
-        self.shared.unread.fetch_sub(std::mem::take(&mut out.unread), Ordering::Relaxed);
+        self.shared.ledger.has_read(self.caller.uid, std::mem::take(&mut out.unread));
     }
 
     /// Gives back a block that was placed for an answer which is not given.
@@ -378,7 +372,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let unread = std::mem::take(&mut self.out().unread);
-        self.shared.unread.fetch_sub(unread, Ordering::Relaxed);
+        self.shared.ledger.has_read(self.caller.uid, unread);
         self.shared.ledger.leave(self.caller.uid);
     }
 }

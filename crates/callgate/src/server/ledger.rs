@@ -1,17 +1,27 @@
-//! What each user uses of a server: clients, and reply memory until the kernel proves that it was released.
+//! What each user uses of a server: clients, reply memory until the kernel proves that it was released, and descriptors on
+//! their way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use callgate_proto::arena::REGIONS_MAX;
 use callgate_sys::collections::HashMap;
 use callgate_sys::shm::{MemFd, ReleaseId, ReleaseWatch};
 use callgate_sys::sync::{Mutex, MutexGuard};
 
 use crate::options::Limits;
 
+/// Messages with descriptors that a client may leave unread: as many as a burst of growing replies can need before a
+/// client that is merely slow to be scheduled has read one.
+const UNREAD_MAX: u32 = REGIONS_MAX as u32;
+/// The same where all clients together leave many unread, and those of its user more than their share.
+const UNREAD_MAX_TIGHT: u32 = 2;
+
 /// Counts what users use, against the server's limits.
 pub(crate) struct Ledger {
     limits: Limits,
+    /// How many messages with descriptors, unread by all clients together, are much.
+    unread_max: u32,
     watch: Option<ReleaseWatch>,
     books: Mutex<Books>,
 }
@@ -21,6 +31,7 @@ struct Books {
     users: HashMap<u32, User>,
     clients: u32,
     bytes: u64,
+    unread: u32,
     regions: HashMap<ReleaseId, Region>,
 }
 
@@ -28,6 +39,8 @@ struct Books {
 struct User {
     clients: u32,
     bytes: u64,
+    /// Messages with descriptors that its clients may not have read.
+    unread: u32,
 }
 
 struct Region {
@@ -50,13 +63,13 @@ pub(crate) enum Full {
 }
 
 impl Ledger {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits, unread_max: u32) -> Self {
         let watch = ReleaseWatch::new()
             .inspect_err(|error| {
                 tracing::warn!(%error, "no inotify: reply memory stays on its user's account until the server ends");
             })
             .ok();
-        Self { limits, watch, books: Mutex::default() }
+        Self { limits, unread_max, watch, books: Mutex::default() }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -86,6 +99,34 @@ impl Ledger {
         let mut books = self.books();
         books.clients -= 1;
         books.change(uid, |user| user.clients -= 1);
+    }
+
+    /// A message with a descriptor was sent.
+    pub(crate) fn announced(&self, uid: u32) {
+        let books = &mut *self.books();
+        books.unread += 1;
+        books.users.entry(uid).or_default().unread += 1;
+    }
+
+    /// So many of these were read, or will never be.
+    pub(crate) fn has_read(&self, uid: u32, count: u32) {
+        if count > 0 {
+            let mut books = self.books();
+            books.unread -= count;
+            books.change(uid, |user| user.unread -= count);
+        }
+    }
+
+    /// How many of them each client of a user may leave unread. The kernel counts all against the server's own user; so
+    /// while all together leave many, clients of a user that has more than its share may leave few. A user always has the
+    /// share of one client.
+    pub(crate) fn unread_allowed(&self, uid: u32) -> u32 {
+        let books = self.books();
+        let users = u32::try_from(books.users.len()).unwrap_or(u32::MAX).max(1);
+        let share = (self.unread_max / users).max(UNREAD_MAX);
+        let own = books.users.get(&uid).map_or(0, |user| user.unread);
+        let is_tight = books.unread >= self.unread_max && own >= share;
+        if is_tight { UNREAD_MAX_TIGHT } else { UNREAD_MAX }
     }
 
     #[cfg(test)]
@@ -167,7 +208,7 @@ impl Books {
     fn change(&mut self, uid: u32, change: impl FnOnce(&mut User)) {
         if let Some(user) = self.users.get_mut(&uid) {
             change(user);
-            if user.clients == 0 && user.bytes == 0 {
+            if user.clients == 0 && user.bytes == 0 && user.unread == 0 {
                 self.users.remove(&uid);
             }
         }
@@ -180,7 +221,8 @@ mod tests {
     use callgate_sys::shm::PayloadWriter;
 
     fn ledger() -> Ledger {
-        Ledger::new(Limits { clients_per_uid: 2, bytes_per_uid: 100_000, ..Limits::default() })
+        let limits = Limits { clients_per_uid: 2, bytes_per_uid: 100_000, ..Limits::default() };
+        Ledger::new(limits, 64)
     }
 
     #[test]
@@ -214,6 +256,29 @@ mod tests {
     }
 
     #[cfg(not(windows))]
+    #[test]
+    fn a_user_that_reads_nothing_keeps_nobody_else_from_its_share() {
+        let ledger = ledger();
+        (0..63).for_each(|_| ledger.announced(1));
+        assert_eq!(ledger.unread_allowed(1), UNREAD_MAX, "there is room for all");
+        ledger.announced(1);
+        assert_eq!(ledger.unread_allowed(1), UNREAD_MAX_TIGHT, "it has all there is");
+        assert_eq!(ledger.unread_allowed(2), UNREAD_MAX);
+        (0..31).for_each(|_| ledger.announced(2));
+        assert_eq!(ledger.unread_allowed(2), UNREAD_MAX, "less than its half");
+        ledger.announced(2);
+        assert_eq!(ledger.unread_allowed(2), UNREAD_MAX_TIGHT);
+        // However many users there are, each has one client's share.
+        (10..100).for_each(|uid| ledger.announced(uid));
+        assert!((10..100).all(|uid| ledger.unread_allowed(uid) == UNREAD_MAX));
+        (10..100).for_each(|uid| ledger.has_read(uid, 1));
+        ledger.has_read(1, 33);
+        assert_eq!(ledger.unread_allowed(2), UNREAD_MAX, "there is room again");
+        ledger.has_read(1, 31);
+        ledger.has_read(2, 32);
+        assert!(ledger.books().users.is_empty());
+    }
+
     #[test]
     fn memory_stays_charged_until_the_kernel_proves_its_release() {
         use std::os::fd::AsFd;

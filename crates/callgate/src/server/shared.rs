@@ -109,9 +109,6 @@ pub(crate) struct Shared {
     pub(super) admission: Waker,
     pub(super) refused: AtomicU64,
     pub(super) violations: AtomicU64,
-    /// Messages with descriptors that clients may not have read, and how many of them are much.
-    pub(super) unread: AtomicU32,
-    pub(super) unread_max: u32,
     pub(super) drain_until_ns: AtomicU64,
     /// Memory to be unmapped away from the workers; `None` once nobody does that any more.
     buried: Mutex<Option<Vec<Box<dyn Send>>>>,
@@ -149,7 +146,8 @@ impl Shared {
             door,
             epoch,
             began_ns: clock::now_ns(),
-            ledger: Ledger::new(limits.clone()),
+            // Clients are bounded by descriptors, and so is what the kernel lets be under way.
+            ledger: Ledger::new(limits.clone(), (clients_max / 4).max(64)),
             limits,
             clients_max,
             half_open_max,
@@ -160,9 +158,6 @@ impl Shared {
             admission,
             refused: AtomicU64::new(0),
             violations: AtomicU64::new(0),
-            unread: AtomicU32::new(0),
-            // Clients are bounded by descriptors, and so is what the kernel lets be under way.
-            unread_max: (clients_max / 4).max(64),
             drain_until_ns: AtomicU64::new(0),
             buried: Mutex::new(Some(Vec::new())),
             phase: AtomicU32::new(Phase::Serving as u32),

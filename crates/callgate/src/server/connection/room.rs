@@ -12,7 +12,7 @@ use callgate_proto::wire::Message;
 use callgate_sys::shm::{MemFd, PayloadWriter, page_size};
 use callgate_sys::sync::MutexGuard;
 
-use super::{Connection, Out, UNREAD_MAX, UNREAD_MAX_TIGHT};
+use super::{Connection, Out};
 use crate::error::ReplyError;
 use crate::server::ledger::Charge;
 
@@ -171,7 +171,7 @@ impl Connection {
             return Err((error.to_string(), spare));
         }
         out.unread += 1;
-        self.shared.unread.fetch_add(1, Ordering::Relaxed);
+        self.shared.ledger.announced(self.caller.uid);
         out.outgoing.add(spare.size, spare.region);
         self.mapped.store(out.outgoing.total(), Ordering::Relaxed);
         self.is_made(out, spare.size);
@@ -181,12 +181,13 @@ impl Connection {
     /// Whether the client reads its socket, so that another descriptor can be sent.
     fn may_announce(&self, out: &mut Out) -> Result<(), String> {
         self.flush_retires(out);
-        let tight = self.shared.unread.load(Ordering::Relaxed) >= self.shared.unread_max;
-        let limit = if tight { UNREAD_MAX_TIGHT } else { UNREAD_MAX };
-        if out.unread >= limit && self.socket.unread().map_err(|error| error.to_string())? == 0 {
+        // Asked each time: what was read long ago is not to count against its user.
+        if out.unread > 0 && self.socket.unread().map_err(|error| error.to_string())? == 0 {
             self.forget_unread(out);
         }
-        if out.unread >= limit || !out.unsent_retires.is_empty() {
+        if out.unread >= self.shared.ledger.unread_allowed(self.caller.uid)
+            || !out.unsent_retires.is_empty()
+        {
             return Err("the client does not read its socket".into());
         }
         Ok(())
