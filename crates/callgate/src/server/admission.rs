@@ -30,6 +30,8 @@ const WAKER_TOKEN: u64 = u64::MAX - 1;
 const RELEASE_TOKEN: u64 = u64::MAX - 2;
 /// Tokens of the desks' pollers count up from here; those of clients count up from 0.
 const DESK_TOKENS: u64 = 1 << 63;
+/// Ended handshakes whose deadlines are kept, besides as many as there are unfinished ones.
+const ENDED_MAX: usize = 64;
 /// Connections accepted before other events get their turn.
 const ACCEPTS_PER_EVENT: usize = 64;
 
@@ -170,6 +172,9 @@ impl Admission {
         }
         self.half_open.insert(token, HalfOpen { socket, caller });
         self.due.push_back((clock::deadline_ns(self.shared.limits.handshake), token));
+        forget_ended(&mut self.due, self.half_open.len(), |token| {
+            self.half_open.contains_key(&token)
+        });
     }
 
     fn may_use(&self, caller: Identity) -> bool {
@@ -382,6 +387,14 @@ impl Admission {
     }
 }
 
+/// Forgets deadlines of handshakes that have ended, once they are most of those kept: behind one that lasts they would lie
+/// as long as that one may.
+fn forget_ended(due: &mut VecDeque<(u64, u64)>, open: usize, is_open: impl Fn(u64) -> bool) {
+    if due.len() > 2 * open + ENDED_MAX {
+        due.retain(|(_, token)| is_open(*token));
+    }
+}
+
 /// What a client's hello asks for.
 struct Wanted {
     version: u16,
@@ -421,4 +434,22 @@ fn answer(socket: &Socket, answer: &Answer, versions: Versions) -> bool {
 fn refuse(socket: &Socket, Refusal(reason, limit): Refusal) {
     let answer = Answer::Refusal { reason: Some(reason), limit };
     let _ = socket.send(answer.encode(Versions::OURS).as_bytes(), None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_client_keeps_no_deadlines_of_others() {
+        let (silent, mut due) = (0, VecDeque::from([(1_000_000, 0)]));
+        for token in 1..10_000 {
+            // One more comes, and has said all by the time that the next one comes.
+            due.push_back((1_000_000 + token, token));
+            forget_ended(&mut due, 2, |other| other == silent || other == token);
+            assert!(due.len() <= 4 + ENDED_MAX, "{} deadlines", due.len());
+            assert_eq!(due.front(), Some(&(1_000_000, silent)), "in order, and none is lost");
+            assert_eq!(due.back(), Some(&(1_000_000 + token, token)));
+        }
+    }
 }
