@@ -255,7 +255,6 @@ mod tests {
         assert_eq!((ledger.bytes(), account.load(Ordering::Relaxed)), (0, 0));
     }
 
-    #[cfg(not(windows))]
     #[test]
     fn a_user_that_reads_nothing_keeps_nobody_else_from_its_share() {
         let ledger = ledger();
@@ -279,6 +278,7 @@ mod tests {
         assert!(ledger.books().users.is_empty());
     }
 
+    #[cfg(not(windows))]
     #[test]
     fn memory_stays_charged_until_the_kernel_proves_its_release() {
         use std::os::fd::AsFd;
