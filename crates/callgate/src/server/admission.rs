@@ -86,9 +86,7 @@ impl Admission {
             self.end_overdue();
             self.spare = self.spare.take().or_else(|| Waker::new().ok());
             events.clear();
-            // A little between two looks, so that nobody waits long to be let in.
-            let more = self.shared.unmap_some();
-            let due_ns = if more { Some(0) } else { self.due.front().map(|(due_ns, _)| *due_ns) };
+            let due_ns = self.due.front().map(|(due_ns, _)| *due_ns);
             if let Err(error) = self.shared.door.wait(&mut events, due_ns) {
                 tracing::error!(%error, "cannot wait for clients");
                 thread::sleep(Duration::from_millis(10));
@@ -110,7 +108,6 @@ impl Admission {
                 }
             }
         }
-        self.shared.unmap_the_rest();
         for half_open in self.half_open.into_values() {
             refuse(&half_open.socket, Refusal(Reason::Stopping, 0));
         }

@@ -161,6 +161,11 @@ impl Server {
             let worker = Worker::new(self.shared.clone(), handler.clone(), index);
             self.spawn(format!("callgate-work{index}"), move || worker.run())?;
         }
+        let shared = self.shared.clone();
+        self.spawn("callgate-unmap".into(), move || {
+            shared.unmap_buried();
+            false
+        })?;
         self.spawn("callgate-admit".into(), move || {
             admission.run();
             false
@@ -320,5 +325,38 @@ fn bind_error(error: BindError, path: &Path) -> ServeError {
             ServeError::Os { path, what, source: Some(source) }
         }
         other => ServeError::Os { path, what: other.to_string(), source: None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    /// Memory whose unmapping says who does it, and lasts until it is told.
+    struct Slow(Sender<Option<String>>, Receiver<()>);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            let name = std::thread::current().name().map(str::to_owned);
+            let _ = self.0.send(name);
+            let _ = self.1.recv();
+        }
+    }
+
+    #[test]
+    fn clients_are_let_in_while_memory_is_unmapped() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let name = directory.path().join("s").to_str().expect("utf-8").to_owned();
+        let server = Server::serve(name.clone(), |call: Call<'_>| drop(call.reply(b"x")));
+        let server = server.expect("serve");
+        let (begins, has_begun) = channel();
+        let (end, ended) = channel();
+        server.shared.bury(1 << 20, Slow(begins, ended));
+        let thread = has_begun.recv().expect("somebody unmaps it");
+        assert_eq!(thread.as_deref(), Some("callgate-unmap"));
+        let client = crate::Client::connect(name).expect("let in");
+        assert_eq!(client.call(b"x").expect("a reply").to_vec(), b"x");
+        end.send(()).expect("it still unmaps");
     }
 }

@@ -29,8 +29,6 @@ pub(crate) enum Phase {
 /// Mappings of fewer bytes are let go of where they are.
 const BURIED_BYTES_MIN: u64 = 256 << 10;
 
-/// How long the admission thread unmaps before it looks for clients again, in nanoseconds.
-const UNMAP_NS: u64 = 1_000_000;
 /// Pieces that wait to be unmapped; beyond that a worker unmaps what it lets go of itself.
 const BURIED_MAX: usize = 64;
 
@@ -112,6 +110,8 @@ pub(crate) struct Shared {
     pub(super) drain_until_ns: AtomicU64,
     /// Memory to be unmapped away from the workers; `None` once nobody does that any more.
     buried: Mutex<Option<Vec<Box<dyn Send>>>>,
+    /// Told when there is more of it, or the phase has moved on.
+    burying: Condvar,
     phase: AtomicU32,
     connections: Mutex<HashMap<u64, Weak<Connection>>>,
     threads: Mutex<Threads>,
@@ -160,6 +160,7 @@ impl Shared {
             violations: AtomicU64::new(0),
             drain_until_ns: AtomicU64::new(0),
             buried: Mutex::new(Some(Vec::new())),
+            burying: Condvar::new(),
             phase: AtomicU32::new(Phase::Serving as u32),
             connections: Mutex::default(),
             threads: Mutex::default(),
@@ -183,6 +184,9 @@ impl Shared {
         // SeqCst for EDGE drained (see `Connection::deferred_ended`).
         self.phase.fetch_max(phase as u32, Ordering::SeqCst);
         self.admission.wake();
+        // Who looked at the phase under the lock waits by now.
+        drop(lock(&self.buried));
+        self.burying.notify_all();
         for desk in &self.desks {
             desk.wake();
         }
@@ -205,36 +209,32 @@ impl Shared {
     }
 
     /// Lets go of `memory`, which holds `bytes` bytes of mappings. Unmapping much takes milliseconds, in which a worker
-    /// would serve nobody; so the admission thread does it.
+    /// would serve nobody, and no client would be let in; so a thread of its own does it.
     pub(super) fn bury(&self, bytes: u64, memory: impl Send + 'static) {
         if bytes >= BURIED_BYTES_MIN
             && let Some(buried) = &mut *lock(&self.buried)
             && buried.len() < BURIED_MAX
         {
             buried.push(Box::new(memory));
-            self.admission.wake();
+            self.burying.notify_all();
         }
     }
 
-    /// Unmaps what was buried, for about a millisecond; returns whether there is more.
-    pub(super) fn unmap_some(&self) -> bool {
-        let until_ns = clock::now_ns() + UNMAP_NS;
+    /// Unmaps what is buried, until the server drains or stops. From then on everyone unmaps on their own.
+    pub(super) fn unmap_buried(&self) {
+        let mut buried = lock(&self.buried);
         loop {
-            let memory = lock(&self.buried).as_mut().and_then(Vec::pop);
-            if memory.is_none() {
-                return false;
-            }
-            drop(memory);
-            if clock::now_ns() >= until_ns {
-                return true;
+            if let Some(memory) = buried.as_mut().and_then(Vec::pop) {
+                drop(buried);
+                drop(memory);
+                buried = lock(&self.buried);
+            } else if self.phase() == Phase::Serving {
+                buried = self.burying.wait_timeout(buried, Duration::MAX);
+            } else {
+                *buried = None;
+                return;
             }
         }
-    }
-
-    /// Unmaps all that was buried; from here on everyone unmaps on their own.
-    pub(super) fn unmap_the_rest(&self) {
-        let rest = lock(&self.buried).take();
-        drop(rest);
     }
 
     pub(super) fn register(&self, connection: &std::sync::Arc<Connection>) {
