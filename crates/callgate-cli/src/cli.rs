@@ -4,6 +4,8 @@ use clap::{Parser, Subcommand};
 
 #[cfg(not(windows))]
 use crate::bench;
+#[cfg(windows)]
+use crate::classic_bridge;
 use crate::exit::{self, Failure};
 use crate::{call, completions, demo, ls, ping, serve, stat};
 
@@ -37,6 +39,9 @@ enum Command {
     Ls(ls::LsArgs),
     /// Show what one server says of itself
     Stat(stat::StatArgs),
+    /// Answer clients of the classic Win32 protocol by calls to a server
+    #[cfg(windows)]
+    ClassicBridge(classic_bridge::BridgeArgs),
     /// Measure this machine: calls, wake-ups, idle cost
     #[cfg(not(windows))]
     Bench(bench::BenchArgs),
@@ -73,6 +78,8 @@ impl Cli {
             Command::Ping(args) => ping::run(args),
             Command::Ls(args) => ls::run(args),
             Command::Stat(args) => stat::run(args),
+            #[cfg(windows)]
+            Command::ClassicBridge(args) => classic_bridge::run(args),
             #[cfg(not(windows))]
             Command::Bench(args) => bench::run(args),
             Command::Completions(args) => completions::run(args),

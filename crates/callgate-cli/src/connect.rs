@@ -1,4 +1,4 @@
-//! The options with which `call` and `ping` reach a server.
+//! The options with which `call`, `ping` and `classic-bridge` reach a server.
 
 use std::time::Duration;
 
@@ -43,16 +43,30 @@ impl ConnectArgs {
     /// # Errors
     /// When it can't be reached.
     pub fn connect(&self, limit: Option<Duration>) -> Result<Client, Failure> {
+        let mut options = self.options();
+        options.timeout = limit;
+        Ok(Client::connect_with(&self.name, options)?)
+    }
+
+    /// Connects with the first call; that one, and each that connects anew, waits for the server as long as asked.
+    ///
+    /// # Errors
+    /// When the name is unusable.
+    #[cfg(windows)]
+    pub fn lazy(&self) -> Result<Client, Failure> {
+        Ok(Client::lazy(&self.name, self.options())?)
+    }
+
+    fn options(&self) -> ClientOptions {
         let mut options = ClientOptions::default();
         options.connect_timeout = self.wait;
-        options.timeout = limit;
         if let Some(uid) = self.server_uid {
             options.server = match uid {
                 ServerUid::Any => ServerIdentity::Anyone,
                 ServerUid::Uid(uid) => ServerIdentity::Uid(uid),
             };
         }
-        Ok(Client::connect_with(&self.name, options)?)
+        options
     }
 }
 

@@ -7,6 +7,8 @@
 #[cfg(not(windows))]
 mod bench;
 mod call;
+#[cfg(windows)]
+mod classic_bridge;
 mod cli;
 mod completions;
 mod connect;

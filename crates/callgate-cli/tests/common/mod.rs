@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 
@@ -121,8 +121,11 @@ pub struct Serving {
 }
 
 impl Serving {
-    fn start(mut command: Command) -> Serving {
+    /// Starts a command that says when it is ready, and waits until it is.
+    pub fn start(mut command: Command) -> Serving {
         let mut child = command.spawn().unwrap();
+        // Which has the child's ends of pipes.
+        drop(command);
         let out = BufReader::new(child.stdout.take().unwrap());
         let err = BufReader::new(child.stderr.take().unwrap());
         let mut serving = Serving { child, out, err };
@@ -146,6 +149,13 @@ impl Serving {
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// What it writes on its standard output until its end.
+    pub fn out_rest(&mut self) -> String {
+        let mut rest = String::new();
+        self.out.read_to_string(&mut rest).unwrap();
+        rest
     }
 
     pub fn code(mut self) -> Option<i32> {
