@@ -162,9 +162,10 @@ fn announce(args: &BridgeArgs, server: &Server) -> Result<(), Failure> {
         output::complain(WARN, message);
     }
     let (memory, name, pid) = (&args.memory, &args.server.name, std::process::id());
-    let (size, timeout) = (bytes(args.size as u64), output::span(args.timeout));
+    // In bytes, as the other side's sizeof is.
+    let (size, timeout) = (args.size, output::span(args.timeout));
     let mut out = output::out();
-    writeln!(out, "ready: {memory} ({size}, pid {pid}) to {name}, {timeout} for each call")?;
+    writeln!(out, "ready: {memory} ({size} bytes, pid {pid}) to {name}, {timeout} for each call")?;
     Ok(out.flush()?)
 }
 
