@@ -69,7 +69,8 @@ fn slow_beside_quick(warm_up: usize) -> Vec<usize> {
 fn a_turn_of_slow_calls_is_one_call() {
     let turns = slow_beside_quick(0);
     assert!(turns.len() >= 3, "they took turns: {turns:?}");
-    assert!(turns.iter().all(|calls| *calls == 1), "{turns:?}");
+    // The first ones may come before the worker has noticed the other client.
+    assert!(turns[0] < 8 && turns[1..].iter().all(|calls| *calls == 1), "{turns:?}");
 }
 
 /// A client whose calls were quick has a few in a turn before the clock is read, once.
