@@ -45,10 +45,7 @@ fn serve(name: &str, deferred: Sender<Deferred>, small: Arc<AtomicUsize>) -> Ser
 }
 
 #[test]
-#[cfg_attr(
-    windows,
-    ignore = "a section's pages come with their first use there: making it takes no time"
-)]
+#[cfg_attr(windows, ignore = "making memory takes no time there: pages come with their use")]
 fn the_worker_goes_on_while_memory_is_made() {
     let (_directory, name) = place();
     let small = Arc::new(AtomicUsize::new(0));
