@@ -34,6 +34,7 @@ fn what_is_there_is_told_until_it_is_read() {
     assert_eq!(kept.recv(&mut buf).unwrap().len, 1);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            // So that the wait has most likely begun; it ends the same if not.
             std::thread::sleep(Duration::from_millis(50));
             kept_peer.ring();
         });

@@ -26,7 +26,8 @@ const STACK_BYTES: usize = 64 << 10;
 /// A close that has taken this long, in nanoseconds, is stuck. More than a loaded machine keeps a thread from the CPU.
 const STUCK_NS: u64 = 250_000_000;
 
-/// An owned descriptor that a peer can keep from being closed. Dropping it never waits.
+/// An owned descriptor that a peer can keep from being closed. Dropping it waits for nobody, as long as there is a thread
+/// that closes.
 #[derive(Debug)]
 pub(crate) struct PeerFd(Option<TrackedFd>);
 
@@ -35,9 +36,7 @@ impl PeerFd {
     pub(crate) fn into_plain(mut self) -> TrackedFd {
         self.0.take().expect("only this and drop take it")
     }
-}
 
-impl PeerFd {
     /// Whether this process owns it, rather than one that it was forked from.
     pub(crate) fn is_ours(&self) -> bool {
         self.0.as_ref().is_some_and(TrackedFd::is_ours)
