@@ -5,6 +5,7 @@
 mod kept;
 mod memory;
 mod room;
+mod sent;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
@@ -13,8 +14,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use callgate_proto::Violation;
 use callgate_proto::arena::{Block, Outgoing, REGIONS_MAX};
 use callgate_proto::body::{Body, Content, Place};
-use callgate_proto::cell::{Deadline, Ring, Turn};
-use callgate_proto::chain::{Era, Lease, Lone, Submitter, Ticket, may_have_run, publish};
+use callgate_proto::cell::{Deadline, Ring};
+use callgate_proto::chain::{Era, Lease, Submitter, Ticket, may_have_run, publish};
 use callgate_proto::life::Life;
 use callgate_proto::pace::{CallerPace, Thinking};
 use callgate_proto::wire::{Message, Welcome};
@@ -30,6 +31,7 @@ use crate::region::{ControlView, Incoming, SharedBytes, Unusable};
 use crate::wait::{SLEEPERS_MAX, wake_sleepers};
 
 use kept::KeptRoom;
+pub(crate) use sent::{Sending, Sent};
 
 /// Messages read from the socket at a time.
 const MESSAGES_MAX: usize = 4 * REGIONS_MAX;
@@ -89,49 +91,6 @@ struct Submit {
     tidied_at: u64,
     quiet_rounds: u32,
     tidying: bool,
-}
-
-/// A call that was published. Small, since it is moved about; what it holds is in [`Submit`].
-#[derive(Clone, Copy)]
-pub(crate) struct Sent {
-    pub(crate) turn: Turn,
-    era: Era,
-    pub(crate) cell: u16,
-    /// The cell that the call after it gets.
-    next: u16,
-    /// Whether its request lies in a block of `Submit::blocks`.
-    has_block: bool,
-    /// Whether it lies in `Submit::kept`; also in a block of `Submit::blocks` from when the place of the call is recalled.
-    has_kept: bool,
-    pub(crate) rang: bool,
-    /// Length of the request; the largest there is stands for what is above it.
-    pub(crate) bytes: u32,
-}
-
-impl Sent {
-    /// A call at a place that was lent.
-    #[inline]
-    pub(super) fn lone(lone: Lone, rang: bool, bytes: usize, has_kept: bool) -> Self {
-        Self {
-            turn: lone.turn(),
-            era: Era::of(lone.number()),
-            cell: lone.cell(),
-            next: lone.cell(),
-            has_block: false,
-            has_kept,
-            rang,
-            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
-        }
-    }
-}
-
-/// What a call carries besides its payload.
-#[derive(Clone, Copy)]
-pub(crate) struct Sending {
-    pub(crate) method: u32,
-    pub(crate) deadline_ns: Option<u64>,
-    /// Whether its caller does nothing else until it has ended.
-    pub(crate) alone: bool,
 }
 
 impl Connection {
