@@ -11,10 +11,13 @@
 //! | `oracle` | what is known of each call: whether it ran, and what its caller was told |
 //! | `server` | the handler, and the threads that answer late |
 //! | `client` | what a calling thread does |
+//! | `hostile` | two scenarios of their own: a caller that is moved to another word, a server that stops |
 //! | `scenario` | who lives, who is killed, and the checks at the end |
 
 #[cfg(callgate_sim)]
 mod client;
+#[cfg(callgate_sim)]
+mod hostile;
 #[cfg(callgate_sim)]
 mod message;
 #[cfg(callgate_sim)]
@@ -24,6 +27,8 @@ mod scenario;
 #[cfg(callgate_sim)]
 mod server;
 
+#[cfg(callgate_sim)]
+pub use hostile::{run_moved, run_stopped};
 #[cfg(callgate_sim)]
 pub use oracle::{endings, longest_ns};
 #[cfg(callgate_sim)]

@@ -234,6 +234,14 @@ impl Kernel {
         (self.pairs.get_mut(pair).expect("one end is open"), *side)
     }
 
+    /// Whether shared memory lies at an address.
+    pub(crate) fn is_shared(&self, address: usize) -> bool {
+        let holds = |region: &Region| {
+            (region.start.addr()..region.start.addr() + region.layout.size()).contains(&address)
+        };
+        self.regions.values().any(holds)
+    }
+
     pub(crate) fn readiness(&self, fd: u64, processes: &[Process]) -> Readiness {
         let Some(fd) = self.fds.get(&fd) else { return Readiness::default() };
         let readable = match &fd.object {

@@ -7,7 +7,7 @@
 //!
 //! A scheduling point is every operation of this crate, every lock, and every point of
 //! `callgate-points`. Between two of them a task is alone: orders of memory weaker than sequential
-//! consistency are not simulated (loom tests those).
+//! consistency are not simulated (loom tests those), but for [`LateFlag`](crate::sync::LateFlag).
 
 pub(crate) mod kernel;
 mod rng;
@@ -183,6 +183,12 @@ impl Process {
         });
     }
 
+    /// Moves its tasks that sleep on shared memory to a word that nobody wakes, as a hostile peer does with
+    /// `FUTEX_REQUEUE`; tells how many.
+    pub fn move_sleepers(self) -> usize {
+        inside().operation("sim.move_sleepers", 1_000, |state| state.move_sleepers(self.0))
+    }
+
     /// Takes a planned kill back; true unless it was killed already.
     pub fn spare(self) -> bool {
         let mut state = inside().world.lock();
@@ -295,6 +301,7 @@ fn add_process(world: &World, name: &str) -> usize {
         killed: false,
         dead: false,
         kill_in: None,
+        barriers: 0,
         stopped_until_ns: 0,
         locals: Vec::new(),
     });

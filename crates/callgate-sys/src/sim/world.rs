@@ -19,6 +19,9 @@ use crate::futex::WORDS_MAX;
 /// Steps kept to be printed with a failure.
 const TRACE_LEN: usize = 300;
 
+/// An address at which nothing lies.
+const NOWHERE: usize = 1;
+
 /// What a task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
@@ -84,6 +87,8 @@ pub(crate) struct Process {
     /// Everything that it had is closed: its pidfd tells.
     pub(crate) dead: bool,
     pub(crate) kill_in: Option<u64>,
+    /// Barriers that all its tasks have passed.
+    pub(crate) barriers: u64,
     /// None of its tasks runs before.
     pub(crate) stopped_until_ns: u64,
     /// Values of `process_local!`, by the address of the static.
@@ -109,6 +114,8 @@ pub(crate) struct State {
     switch_one_in: u64,
     /// Whether this system can sleep on several words at once.
     pub(crate) waits_on_many: bool,
+    /// Whether this system can make all tasks of a process pass a barrier.
+    pub(crate) has_barrier: bool,
     slow_one_in: u64,
     speed: u64,
 }
@@ -150,6 +157,8 @@ impl World {
             cpus: rng.pick(&[1, 2, 2, 4]),
             switch_one_in: rng.pick(&[2, 4, 8, 32]),
             waits_on_many: !rng.one_in(3),
+            // Not of the chance that decides all else, so that seeds stay what they were.
+            has_barrier: !Rng::new(!config.seed).one_in(6),
             slow_one_in: rng.pick(&[0, 0, 3, 6]),
             speed: rng.pick(&[1, 2, 4, 8]),
             kernel: Kernel::new(&mut rng),
@@ -444,6 +453,20 @@ impl State {
             woken += 1;
         }
         woken
+    }
+
+    /// Moves the tasks of a process that sleep on shared memory to a word that nobody wakes; tells how many.
+    pub(crate) fn move_sleepers(&mut self, process: usize) -> usize {
+        let mut moved = 0;
+        for task in self.tasks.iter_mut().filter(|task| task.process == process) {
+            if let Run::Blocked(Wait::Address(address)) = &mut task.run
+                && self.kernel.is_shared(*address)
+            {
+                *address = NOWHERE;
+                moved += 1;
+            }
+        }
+        moved
     }
 
     fn can_run(&self, task: usize) -> bool {

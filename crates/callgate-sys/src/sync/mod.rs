@@ -5,13 +5,17 @@
 //! lock would block the scheduler too.
 
 #[cfg(not(callgate_sim))]
+mod flag;
+#[cfg(not(callgate_sim))]
 mod futex;
 #[cfg(callgate_sim)]
 mod sim;
 mod try_lock;
 
 #[cfg(not(callgate_sim))]
+pub use flag::LateFlag;
+#[cfg(not(callgate_sim))]
 pub use futex::{Condvar, Mutex, MutexGuard};
 #[cfg(callgate_sim)]
-pub use sim::{Condvar, Mutex, MutexGuard};
+pub use sim::{Condvar, LateFlag, Mutex, MutexGuard};
 pub use try_lock::{TryGuard, TryLock};

@@ -1,10 +1,10 @@
-//! Locks that the scheduler of the world knows.
+//! Locks that the scheduler of the world knows, and a flag that is seen late.
 
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::sim::{here, wait_address};
@@ -148,5 +148,51 @@ impl Condvar {
                 state.wake_address(self.address(), count);
             });
         }
+    }
+}
+
+/// A flag that other tasks may miss until its process has passed a barrier.
+#[derive(Debug, Default)]
+pub struct LateFlag {
+    /// The task that set it, plus one.
+    setter: AtomicU64,
+    /// Barriers that its process had passed by then.
+    barriers: AtomicU64,
+    seen: AtomicBool,
+}
+
+impl LateFlag {
+    /// Makes one that is not set.
+    pub const fn new() -> LateFlag {
+        LateFlag {
+            setter: AtomicU64::new(0),
+            barriers: AtomicU64::new(0),
+            seen: AtomicBool::new(false),
+        }
+    }
+
+    /// Sets it for good.
+    pub fn set(&self) {
+        let here = crate::sim::world::inside();
+        let state = here.world.lock();
+        if self.setter.load(Relaxed) == 0 {
+            self.barriers.store(state.processes[here.process].barriers, Relaxed);
+            self.setter.store(here.task as u64 + 1, Relaxed);
+        }
+    }
+
+    /// Whether it is set, as far as this task sees.
+    pub fn is_set(&self) -> bool {
+        let setter = self.setter.load(Relaxed);
+        if setter == 0 || self.seen.load(Relaxed) {
+            return setter != 0;
+        }
+        let here = crate::sim::world::inside();
+        let state = here.world.lock();
+        let barriers = state.processes[here.process].barriers;
+        let must = setter == here.task as u64 + 1 || barriers > self.barriers.load(Relaxed);
+        let sees = must || state.hash.is_multiple_of(3);
+        self.seen.store(sees, Relaxed);
+        sees
     }
 }

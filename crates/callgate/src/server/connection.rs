@@ -16,7 +16,7 @@ use callgate_proto::wire::Message;
 use callgate_sys::process::{self, Identity};
 use callgate_sys::shm::{PayloadWriter, page_size};
 use callgate_sys::socket::Socket;
-use callgate_sys::sync::{Condvar, Mutex, MutexGuard};
+use callgate_sys::sync::{Condvar, LateFlag, Mutex, MutexGuard};
 
 use super::shared::Shared;
 use crate::error::ReplyError;
@@ -38,7 +38,7 @@ pub(crate) struct Connection {
     /// Connections that the worker polls (low 16 bits) and its CPU plus one (high 32 bits). Relaxed: hints.
     hints: AtomicU64,
     generation: u32,
-    gone: AtomicBool,
+    gone: LateFlag,
     /// For each cell, whether its last reply was published and lies in far memory, to be given back. `out` has the truth.
     pinned: Box<[AtomicBool]>,
     /// Bytes on this connection's account.
@@ -111,7 +111,7 @@ impl Connection {
             worker,
             hints: AtomicU64::new(0),
             generation: process::generation(),
-            gone: AtomicBool::new(false),
+            gone: LateFlag::new(),
             pinned: (0..cells).map(|_| AtomicBool::new(false)).collect(),
             account: Arc::default(),
             mapped: AtomicU64::new(0),
@@ -126,7 +126,7 @@ impl Connection {
 
     #[inline]
     pub(super) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
+        self.gone.is_set()
     }
 
     /// Whether the connection belongs to this process, rather than to a parent of it, whose memory is not mapped here.
@@ -164,7 +164,7 @@ impl Connection {
 
     /// From any thread: no further call is taken once every thread has passed a barrier. Then hang up.
     pub(super) fn mark_gone(&self) {
-        self.gone.store(true, Ordering::Relaxed);
+        self.gone.set();
     }
 
     /// Ends the connection from the thread of its worker, which takes no further call.
