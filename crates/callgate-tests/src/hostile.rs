@@ -71,6 +71,12 @@ impl Words {
         &self.words64()[CELLS_OFFSET / 8 + 8 * usize::from(cell) + 1]
     }
 
+    /// A word that nobody uses, and nobody wakes.
+    #[must_use]
+    pub fn unused(&self) -> &AtomicU32 {
+        &self.words32()[DETOUR_OFFSET / 4 + 4]
+    }
+
     /// A body word of a cell.
     #[must_use]
     pub fn body(&self, cell: u16, at: usize) -> &AtomicU64 {
@@ -98,6 +104,15 @@ pub mod state {
     #[must_use]
     pub fn word(turn: u32, phase: u32) -> u32 {
         turn << 6 | phase << 4
+    }
+}
+
+/// Moves at most 100 of those who sleep on `from` to `to` (`FUTEX_REQUEUE`); tells how many.
+pub fn requeue(from: &AtomicU32, to: &AtomicU32) -> i64 {
+    // SAFETY: both words are live atomics; the kernel changes neither, and wakes nobody (0).
+    unsafe {
+        let (from, to) = (from.as_ptr(), to.as_ptr());
+        libc::syscall(libc::SYS_futex, from, libc::FUTEX_REQUEUE, 0, 100usize, to)
     }
 }
 

@@ -11,10 +11,12 @@ const SLOW: u32 = 1;
 const GATE: u32 = 2;
 /// Far above what a turn may take; a slow machine makes it longer only.
 const SLOW_CALL: Duration = Duration::from_millis(1);
+/// Calls that are over at once, of the client whose turns are counted.
+const MANY: u32 = 3;
 
-/// Lets `slow` calls of one client and `quick` ones of another lie before the one worker, then has it take them. Returns how
-/// many slow ones it took before each turn of the quick client's.
-fn slow_beside_quick(warm_up: usize) -> Vec<usize> {
+/// Lets 60 calls of one client and 40 quick ones of another lie before the one worker, then has it take them. Returns
+/// how many of the first client's it took before each turn of the other's. `method` is what the first client calls.
+fn beside_quick(method: u32, warm_up: usize) -> Vec<usize> {
     let directory = tempfile::tempdir().expect("a directory");
     let name = directory.path().join("s").to_str().expect("utf-8").to_owned();
     let taken = Arc::new(Mutex::new(Vec::new()));
@@ -43,9 +45,9 @@ fn slow_beside_quick(warm_up: usize) -> Vec<usize> {
     })
     .expect("serve");
     let connect = || Client::connect(name.clone()).expect("connect");
-    let (gate, slow, quick) = (connect(), connect(), connect());
+    let (gate, first, quick) = (connect(), connect(), connect());
     for _ in 0..warm_up {
-        slow.call(b"x").expect("a reply");
+        first.call(b"x").expect("a reply");
     }
     // The worker looks at this one by itself from then on: they take turns from the first call on.
     quick.call(b"x").expect("a reply");
@@ -55,21 +57,21 @@ fn slow_beside_quick(warm_up: usize) -> Vec<usize> {
     };
     let gate = submit(&gate, GATE, 1);
     has_entered.recv().expect("the worker waits at the gate");
-    let all = [submit(&slow, SLOW, 60), submit(&quick, QUICK, 40), gate];
+    let all = [submit(&first, method, 60), submit(&quick, QUICK, 40), gate];
     open.send(()).expect("the worker waits");
     for pending in all.into_iter().flatten() {
         pending.wait().expect("a reply");
     }
     let taken = taken.lock().expect("nobody has it");
     let last = taken.iter().rposition(|method| *method == QUICK).expect("quick calls");
-    let turns = taken[..last].chunk_by(|a, b| a == b).filter(|turn| turn[0] == SLOW);
+    let turns = taken[..last].chunk_by(|a, b| a == b).filter(|turn| turn[0] == method);
     turns.map(<[u32]>::len).collect()
 }
 
 /// A slow call is a whole turn of its client's; it does not take eight to find out.
 #[test]
 fn a_turn_of_slow_calls_is_one_call() {
-    let turns = slow_beside_quick(0);
+    let turns = beside_quick(SLOW, 0);
     assert!(turns.len() >= 3, "they took turns: {turns:?}");
     assert!(turns.iter().all(|calls| *calls == 1), "{turns:?}");
 }
@@ -77,7 +79,15 @@ fn a_turn_of_slow_calls_is_one_call() {
 /// A client whose calls were quick has a few in a turn before the clock is read, once.
 #[test]
 fn slow_calls_after_quick_ones_are_found_out() {
-    let turns = slow_beside_quick(200);
+    let turns = beside_quick(SLOW, 200);
     assert!(turns.len() >= 3, "they took turns: {turns:?}");
     assert!(turns[0] <= 8 && turns[1..].iter().all(|calls| *calls == 1), "{turns:?}");
+}
+
+/// However quick its calls are, a client has 16 of them in a turn.
+#[test]
+fn a_turn_of_quick_calls_is_sixteen_at_most() {
+    // Where the machine is busy a turn is seldom as long as it may be; a few rounds make sure of it.
+    let turns: Vec<usize> = (0..5).flat_map(|_| beside_quick(MANY, 200)).collect();
+    assert!(turns.iter().all(|calls| *calls <= 16), "{turns:?}");
 }

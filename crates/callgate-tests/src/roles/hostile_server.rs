@@ -18,6 +18,8 @@
 //! | `moving` | replies in memory that it goes on writing to |
 //! | `retire` | replies in memory and retires it when called again, released or not |
 //! | `flood` | announces and retires memory without end |
+//! | `crowd` | echoes, parks [`CROWD`] threads where it is rung, says `parked`, tells the second call then who sleeps |
+//! | `moved` | moves the caller that sleeps to another futex word, then hangs up |
 //! | `taken N` | says that N calls were taken, then hangs up |
 //! | `echo` | behaves |
 //! | `random` | one of these, at random |
@@ -29,6 +31,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use callgate_proto::body::{Body, Inline, Place, ReplyHead};
+use callgate_proto::cell::Doorbell;
 use callgate_proto::chain::{Deferred, Intake, Taken};
 use callgate_proto::wire::{Answer, Ask, Hello, Message, Versions, Welcome};
 use callgate_sys::endpoint::Listener;
@@ -37,13 +40,16 @@ use callgate_sys::socket::Socket;
 use callgate_sys::{clock, futex};
 
 use super::{command, say};
-use crate::hostile::{Words as Cells, receive, send, state};
+use crate::bounded::{BOUND, until};
+use crate::hostile::{Words as Cells, receive, requeue, send, state};
 use crate::memory::{impostors, memfd, payload_seals, punch};
 use crate::peer::Words;
 use crate::rng::Rng;
 
 /// Size of the region that comes with `cell`, under id 0.
 pub const REGION: u64 = 65_536;
+/// Threads that `crowd` parks on one word.
+pub const CROWD: u8 = 8;
 /// Longest reply that it says it gives.
 pub const REPLY_MAX: u64 = 50_000;
 
@@ -278,6 +284,11 @@ fn serve(mode: &str, socket: &Socket, mut rng: Rng) {
                 id = id.wrapping_add(1);
             }
         }
+        "crowd" => link.crowd(&taken),
+        "moved" => {
+            let (from, to) = (link.cells.state(taken.cell), link.cells.unused());
+            until("the caller sleeps", || (requeue(from, to) > 0).then_some(()));
+        }
         "hang" | "unread" => wait_until_gone(socket),
         other => panic!("no mode {other}"),
     }
@@ -328,6 +339,35 @@ impl Link<'_> {
             Body::Far(_) => Body::Inline(Inline::default()),
         };
         self.reply(taken, body);
+    }
+
+    /// See the mode.
+    fn crowd(&mut self, taken: &Taken) {
+        self.echo(taken);
+        let Self { cells, intake, deferred, .. } = self;
+        let value = intake.arm(cells.cells(), cells.detour(), Doorbell::Word);
+        let value = value.expect("it has not called again");
+        let (word, aside) = (cells.state(intake.cell()), cells.unused());
+        let (second, asleep) = std::thread::scope(|scope| {
+            for _ in 0..CROWD {
+                scope.spawn(|| futex::wait(word, value, Some(clock::deadline_ns(BOUND))));
+            }
+            // Counted by moving them to another word, and back.
+            let mut parked = 0;
+            until("they all sleep", || {
+                parked += requeue(word, aside);
+                (parked == i64::from(CROWD)).then_some(())
+            });
+            assert_eq!(requeue(aside, word), i64::from(CROWD));
+            say("parked");
+            let mut take =
+                || until("a call", || intake.take(cells.cells(), cells.detour(), deferred).ok()?);
+            let (_, second) = (take(), take());
+            // Before it published this one the client has rung for the one before.
+            (second, futex::wake(word, u32::MAX))
+        });
+        let asleep = u8::try_from(asleep).expect("so many were parked");
+        self.reply(&second, Body::Inline(Inline::new(&[asleep]).expect("short")));
     }
 
     fn scribble(&self, rng: &mut Rng) {

@@ -201,14 +201,6 @@ fn moving(s: &mut Speaker) {
     s.read_socket();
 }
 
-/// FUTEX_REQUEUE of whoever sleeps on one word to another; how many were moved.
-fn moved(from: &AtomicU32, to: &AtomicU32) -> i64 {
-    // SAFETY: both words are live atomics; the kernel changes neither, and wakes nobody (0), moves at most 10.
-    unsafe {
-        libc::syscall(libc::SYS_futex, from.as_ptr(), libc::FUTEX_REQUEUE, 0, 10usize, to.as_ptr())
-    }
-}
-
 fn requeue(s: &mut Speaker) {
     for _ in 0..5 {
         if !s.call() {
@@ -217,10 +209,8 @@ fn requeue(s: &mut Speaker) {
         // The worker may be awake for the others all the time; then there is nobody to move.
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(5) {
-            let words = s.raw.words.words32();
-            let to = &words[callgate_proto::layout::CELLS_OFFSET / 4 + 16 * 60];
             for cell in [0, 2, 4, 1] {
-                moved(s.raw.words.state(cell), to);
+                crate::hostile::requeue(s.raw.words.state(cell), s.raw.words.unused());
             }
         }
     }

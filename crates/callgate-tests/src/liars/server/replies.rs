@@ -9,7 +9,7 @@ use callgate_proto::wire::Message;
 
 use super::link::{Link, REGION, REPLY_MAX};
 use super::{Lie, VIOLATION};
-use crate::hostile::{send, state};
+use crate::hostile::{requeue, send, state};
 use crate::memory::{impostors, memfd, payload_seals, punch};
 
 const FAR: u64 = 1 << 22;
@@ -106,13 +106,13 @@ pub const LIES: &[Lie<Tell>] = &[
     }),
     Lie("sleepers moved elsewhere", &[], &["deadline"], |l, t| {
         while !l.socket.is_closed() {
-            requeue(l, t);
+            move_sleepers(l, t);
         }
     }),
     Lie("sleepers moved elsewhere, then gone", &[], GONE, |l, t| {
         let began = std::time::Instant::now();
         while began.elapsed().as_millis() < 100 {
-            requeue(l, t);
+            move_sleepers(l, t);
         }
     }),
     Lie("message of another kind", &["message.kind"], VIOLATION, |l, _| {
@@ -269,12 +269,8 @@ fn say(l: &Link<'_>, bytes: &[u8], count: usize) {
     l.wait_gone();
 }
 
-/// Moves whoever sleeps on the call's word to another one.
-fn requeue(l: &Link<'_>, taken: &Taken) {
-    let (from, to) = (l.words.state(taken.cell), l.words.state(60));
-    // SAFETY: both words are live atomics; the kernel changes neither, and wakes nobody (0), moves at most 10.
-    unsafe {
-        libc::syscall(libc::SYS_futex, from.as_ptr(), libc::FUTEX_REQUEUE, 0, 10usize, to.as_ptr());
-    }
+/// Moves whoever sleeps on the call's word to one that nobody wakes.
+fn move_sleepers(l: &Link<'_>, taken: &Taken) {
+    requeue(l.words.state(taken.cell), l.words.unused());
     std::thread::yield_now();
 }

@@ -5,12 +5,13 @@ use crate::{LONGEST, PEER};
 use callgate::Client;
 use callgate_proto::body::{Body, Inline};
 use callgate_proto::layout::DETOUR_OFFSET;
+use callgate_sys::{clock, futex};
 use callgate_tests::data::method as m;
-use callgate_tests::hostile::{Raw, control_size, state, wait_closed};
+use callgate_tests::hostile::{Raw, control_size, requeue, state, wait_closed};
 use callgate_tests::memory::punch;
 use callgate_tests::usage::cpu_ticks;
-use callgate_tests::{Place, Rng, until, within};
-use std::sync::atomic::{AtomicU32, Ordering};
+use callgate_tests::{BOUND, Place, Rng, until, within};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Everything that a call's cell can say and must not.
@@ -243,19 +244,11 @@ fn an_armed_connection_full_of_nonsense_costs_no_time() {
     });
 }
 
-/// Moves those who sleep on `from` to `to`; tells how many.
-fn requeue(from: &AtomicU32, to: &AtomicU32) -> i64 {
-    // SAFETY: both words are live atomics; the kernel changes neither, and wakes nobody (0), moves at most 10.
-    unsafe {
-        libc::syscall(libc::SYS_futex, from.as_ptr(), libc::FUTEX_REQUEUE, 0, 10usize, to.as_ptr())
-    }
-}
-
 /// A client that moves the sleeping worker off its own word (FUTEX_REQUEUE) takes away its own doorbell, and no other.
 #[test]
 fn a_sleeper_that_is_moved_hears_the_others() {
     // Where the system cannot sleep on several words, workers sleep on none.
-    if callgate_sys::futex::wait_any(&[], Some(0)).is_none() {
+    if futex::wait_any(&[], Some(0)).is_none() {
         return;
     }
     within(LONGEST, || {
@@ -267,7 +260,7 @@ fn a_sleeper_that_is_moved_hears_the_others() {
             let ticket = raw.publish_bytes(m::ECHO, &[round]);
             raw.wait(ticket).expect("still connected");
             raw.put_back(ticket);
-            let (from, to) = (raw.words.state(ticket.next), &raw.words.words32()[20]);
+            let (from, to) = (raw.words.state(ticket.next), raw.words.unused());
             let moved = until("the worker sleeps on our word", || {
                 Some(requeue(from, to)).filter(|moved| *moved > 0)
             });
@@ -276,5 +269,37 @@ fn a_sleeper_that_is_moved_hears_the_others() {
             let options = crate::method(m::ECHO).timeout(Duration::from_secs(10));
             assert_eq!(honest.call_with(options, &[round]).expect("served").to_vec(), [round]);
         }
+    });
+}
+
+/// A client that parks many on the word of its call loses its own wakes: the reply wakes two, the caller and the worker
+/// that an honest connection has there, and the thread that answers does not pay for the rest.
+#[test]
+fn a_crowd_of_sleepers_is_not_woken() {
+    const CROWD: u32 = 8;
+    within(LONGEST, || {
+        let place = Place::new();
+        let mut server = place.server(PEER, &[]);
+        let mut raw = Raw::connect(&place.path(), 65, QUOTA);
+        let ticket = raw.publish_bytes(m::HOLD, b"held");
+        server.expect("held");
+        let cell = &raw.words.cells()[usize::from(ticket.cell)];
+        let value = cell.arm_reply(ticket.turn).expect("not answered");
+        let (word, aside) = (cell.futex(), raw.words.unused());
+        std::thread::scope(|scope| {
+            for _ in 0..CROWD {
+                scope.spawn(|| futex::wait(word, value, Some(clock::deadline_ns(BOUND))));
+            }
+            // Counted by moving them to another word, and back.
+            let mut parked = 0;
+            until("they all sleep", || {
+                parked += requeue(word, aside);
+                (parked == i64::from(CROWD)).then_some(())
+            });
+            assert_eq!(requeue(aside, word), i64::from(CROWD));
+            assert_eq!(server.ask("release").number("sent"), 1);
+            assert_eq!(futex::wake(word, u32::MAX), CROWD - 2, "asleep after the reply");
+        });
+        assert!(!raw.wait(ticket).expect("still connected").head.failure);
     });
 }

@@ -4,13 +4,22 @@ use super::{QUOTA, Stage, refused_as_malformed};
 use crate::{LONGEST, PEER, method};
 use callgate::{CallError, Client};
 use callgate_proto::wire::{Answer, Hello, Message, Reason, Versions};
-use callgate_sys::socket::Socket;
+use callgate_sys::socket::{RecvError, Socket};
 use callgate_tests::data::{is_reply, method as m, request};
-use callgate_tests::hostile::{Raw, control_size, hello, receive, send, wait_closed};
+use callgate_tests::hostile::{
+    Raw, answer, control_size, hello, reach, receive, send, wait_closed,
+};
 use callgate_tests::memory::{control_seals, impostors, memfd};
 use callgate_tests::{Place, Rng, until, within};
 use std::collections::HashSet;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+
+/// Unfinished handshakes that a server keeps: 1,024, or an eighth of its descriptors. Raises this process's limit, too.
+fn half_open_max() -> usize {
+    let (soft, _) = callgate_sys::process::raise_nofile().expect("raised");
+    usize::try_from((soft - 64) / 8).map_or(1_024, |eighth| eighth.min(1_024))
+}
 
 #[test]
 fn garbage_handshakes() {
@@ -170,6 +179,95 @@ fn half_handshakes() {
         assert!(stage.server.ask("status").number("refused") >= 1_500);
         drop(sockets);
         stage.finish();
+    });
+}
+
+/// A server keeps so many unfinished handshakes, and no more: the oldest give way, long before their time is over.
+#[test]
+fn half_handshakes_have_a_limit() {
+    const MORE: usize = 300;
+    within(LONGEST, || {
+        let (place, most) = (Place::new(), half_open_max());
+        let mut server = place.server(PEER, &["handshake_ms=3600000"]);
+        let reach_one = || until("the server accepts", || reach(&place.path()).ok());
+        let sockets: Vec<Socket> = (0..most + MORE).map(|_| reach_one()).collect();
+        // It is accepted after all of them, and takes the place of one more while it shakes hands.
+        let client = Client::connect(place.name()).expect("an honest client gets in");
+        assert_eq!(client.call_with(method(m::ECHO), b"x").expect("a reply").to_vec(), b"x");
+        let (gone, left) = sockets.split_at(MORE + 1);
+        for socket in gone {
+            match answer(socket) {
+                Some(Answer::Refusal { reason: Some(Reason::TooSlow), .. }) => {}
+                other => panic!("{other:?}"),
+            }
+            wait_closed(socket);
+        }
+        for socket in left {
+            let heard = socket.recv(&mut [0; 64]);
+            assert!(matches!(heard, Err(RecvError::Empty)), "the others may go on: {heard:?}");
+        }
+        assert_eq!(server.ask("status").number("refused"), MORE as u64 + 1);
+    });
+}
+
+/// Where one user has most of them, it is that user's that give way.
+#[test]
+fn half_handshakes_of_one_user_leave_another_room() {
+    const OTHER: u32 = 23_456;
+    if callgate_sys::process::uid() != 0 {
+        return eprintln!("not root: there is no other user to be");
+    }
+    within(LONGEST, || {
+        let place = Place::new();
+        let mode = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(place.directory(), mode).expect("permitted");
+        let most = half_open_max();
+        let mut server = place.server(PEER, &["handshake_ms=3600000", "access=everyone"]);
+        let reach_one = || until("the server accepts", || reach(&place.path()).ok());
+        // The oldest of all is the other user's.
+        let others = as_user(OTHER, reach_one);
+        let sockets: Vec<Socket> = (0..most + 50).map(|_| reach_one()).collect();
+        let client = Client::connect(place.name()).expect("an honest client gets in");
+        client.call_with(method(m::ECHO), b"x").expect("a reply");
+        let heard = others.recv(&mut [0; 64]);
+        assert!(matches!(heard, Err(RecvError::Empty)), "it is one of few: {heard:?}");
+        assert_eq!(server.ask("status").number("refused"), 52);
+        drop(sockets);
+    });
+}
+
+/// Makes a connection as another user: this thread's ids are changed for that, and back.
+fn as_user(uid: u32, connect: impl FnOnce() -> Socket) -> Socket {
+    // SAFETY: the system calls themselves, which change this thread alone, and take numbers only.
+    let become_user = |uid: u32| unsafe { libc::syscall(libc::SYS_setresuid, -1, uid, -1) };
+    assert_eq!(become_user(uid), 0, "root may");
+    let socket = connect();
+    assert_eq!(become_user(0), 0, "it was root");
+    socket
+}
+
+/// Many connect while a client's hello is there to be read: it is read before they are all let in, and so before they
+/// would have pushed that client out.
+#[test]
+fn a_flood_of_connects_beside_a_handshake() {
+    within(LONGEST, || {
+        let (place, most) = (Place::new(), half_open_max());
+        let server = place.server(PEER, &["handshake_ms=3600000"]);
+        let honest = reach(&place.path()).expect("it listens");
+        // They are accepted in their order.
+        let after = Client::connect(place.name()).expect("it is let in");
+        server.freeze();
+        let sockets: Vec<Socket> =
+            (0..most + 300).map(|_| reach(&place.path()).expect("room to wait")).collect();
+        let size = control_size(65);
+        let (_control, fd) = callgate_sys::shm::Control::create(size).expect("memory");
+        send(&honest, &hello(65, size as u64, QUOTA), &[fd.as_fd()]).expect("sent");
+        server.thaw();
+        match answer(&honest) {
+            Some(Answer::Welcome(_)) => {}
+            other => panic!("it was there before them: {other:?}"),
+        }
+        drop((sockets, after));
     });
 }
 

@@ -149,6 +149,60 @@ fn announcements_that_are_never_read() {
     });
 }
 
+/// Memory that is retired while calls read from it stays mapped for them: as much as the quota, and no more.
+#[test]
+fn retired_memory_of_calls_in_flight_is_bounded() {
+    const PIECE: usize = 512 << 10;
+    within(LONGEST, || {
+        let mut stage = Stage::new(&["bytes=1048576"]);
+        stage.attack("memory retired in use", 1, |stage| {
+            let mut raw = stage.raw();
+            // Two pieces are the quota; what is beyond it is found when the next one comes.
+            for id in 0..3 {
+                raw.add_region(id, PIECE);
+                raw.publish_far(m::HOLD, id, 0, PIECE as u64);
+                stage.server.expect("held");
+                send(&raw.socket, Message::Retire { id }.encode().as_bytes(), &[]).expect("sent");
+            }
+            raw.add_region(3, PIECE);
+            wait_closed(&raw.socket);
+        });
+        // They still read what they were sent, though nobody hears of it.
+        assert_eq!(stage.server.ask("release").number("sent"), 0);
+        stage.finish();
+    });
+}
+
+/// Sixteen of them may lie in its socket, whatever its quota allows: descriptors that are under way count against the
+/// server's own user. Once it has read, it gets more.
+#[test]
+fn sixteen_announcements_may_lie_unread() {
+    within(LONGEST, || {
+        let mut stage = Stage::new(&[]);
+        stage.attack("announcements unread", 0, |stage| {
+            // Each reply is a little longer than all memory that there is, and the quota suffices for one: so the last
+            // one's memory is retired, and another announced.
+            let mut raw = Raw::connect(&stage.place.path(), 65, 1 << 20);
+            let mut len = 600_000u64;
+            let mut is_answered = |raw: &mut Raw| {
+                let ticket = raw.publish_bytes(m::ZEROS, &len.to_le_bytes());
+                let reply = raw.wait(ticket).expect("still connected");
+                raw.words.cells()[usize::from(ticket.cell)].release();
+                raw.put_back(ticket);
+                len += 8_192;
+                !reply.head.failure
+            };
+            let count = (0..40).take_while(|_| is_answered(&mut raw)).count();
+            assert_eq!(count, 16, "replies whose memory was announced and not read");
+            let mut buffer = [0; 64];
+            let read = std::iter::from_fn(|| raw.socket.recv(&mut buffer).ok());
+            assert_eq!(read.filter(|received| received.fd.is_some()).count(), 16);
+            assert!(is_answered(&mut raw), "it has read all of them");
+        });
+        stage.finish();
+    });
+}
+
 /// Reply memory that a client keeps mapped after it went stays on its account, until it is really gone.
 #[test]
 fn reply_memory_kept_after_the_end() {

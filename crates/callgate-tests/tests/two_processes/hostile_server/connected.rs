@@ -142,6 +142,34 @@ fn it_scribbles_over_the_control_region() {
     });
 }
 
+/// It moves a sleeping caller to a word that nobody wakes, and goes: the caller asks the kernel itself, after a second.
+#[test]
+fn a_caller_that_is_moved_finds_out_by_itself() {
+    within(LONGEST, || {
+        let mut stage = Stage::new();
+        match stage.call_in("moved") {
+            Err(CallError::Disconnected { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+/// It parks many on the word that its client rings: the client wakes two, and does not pay for the rest.
+#[test]
+fn a_crowd_where_it_is_rung_is_not_woken() {
+    within(LONGEST, || {
+        let mut stage = Stage::new();
+        stage.mode("crowd");
+        let client = stage.connect().expect("connected");
+        assert_eq!(client.call(b"x").expect("a reply").to_vec(), b"x");
+        stage.server.expect("parked");
+        let first = client.submit(method(0), b"rings").expect("sent");
+        let asleep = client.call(b"does not ring").expect("a reply").to_vec();
+        assert_eq!(asleep, [CROWD - 2], "asleep after a ring");
+        drop(first);
+    });
+}
+
 /// Replies whose bytes go on changing, or whose memory is retired while they are held.
 #[test]
 fn replies_that_move() {
