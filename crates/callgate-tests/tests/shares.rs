@@ -113,6 +113,35 @@ fn a_socket_full_of_regions_gives_way_to_a_call() {
     });
 }
 
+/// Many hang up at once: what they had is unmapped one by one, with calls of others in between.
+#[test]
+fn a_crowd_that_hangs_up_gives_way_to_calls() {
+    within(LONGEST, || {
+        let place = Place::new();
+        let (server, stop) = serve(&place);
+        let mut raw = Raw::connect(&place.path(), 65, QUOTA);
+        let crowd: Vec<Raw> = (0..40).map(|_| Raw::connect(&place.path(), 65, QUOTA)).collect();
+        let mut ticket = raw.publish_bytes(0, b"");
+        stop.wait();
+        drop(crowd);
+        let mut left = server.status().clients;
+        while left > 1 {
+            // It is there when the worker is done with the one before.
+            let next = raw.publish_bytes(0, b"");
+            stop.go_on();
+            assert!(raw.wait(ticket).is_some(), "an honest client is answered");
+            raw.put_back(ticket);
+            ticket = next;
+            stop.wait();
+            let now = server.status().clients;
+            assert!(left - now <= 2, "{} connections were ended before the next call", left - now);
+            left = now;
+        }
+        stop.go_on();
+        assert!(raw.wait(ticket).is_some());
+    });
+}
+
 /// A call that names a region which is not known yet has the worker read 64 messages, as many as an honest client may
 /// have sent, and no more.
 #[test]

@@ -22,7 +22,7 @@ use callgate_sys::process::Slice;
 use callgate_sys::{clock, process, thread};
 
 pub(crate) use link::Admitted;
-use link::{BATCH, Link, handle_next, read_messages};
+use link::{BATCH, Link, Read, handle_next, read_messages};
 use rest::Rest;
 
 use super::Handler;
@@ -56,6 +56,7 @@ pub(super) struct Worker<H> {
     by_id: HashMap<u64, usize>,
     active: Vec<usize>,
     tidy: VecDeque<Tidy>,
+    /// What the last look at the poller found, and was not attended to.
     events: Vec<Event>,
     pace: WorkerPace,
     ban: YieldBan,
@@ -234,43 +235,51 @@ impl<H: Handler> Worker<H> {
         true
     }
 
-    /// Waits for events until `deadline_ns` and attends to them.
+    /// Waits for events until `deadline_ns` and attends to them; to those first that the last look has left.
     fn wait(&mut self, deadline_ns: Option<u64>) {
         let mut events = std::mem::take(&mut self.events);
-        events.clear();
-        if let Err(error) = self.desk().poller.wait(&mut events, deadline_ns) {
+        if events.is_empty()
+            && let Err(error) = self.desk().poller.wait(&mut events, deadline_ns)
+        {
             tracing::error!(%error, "a worker cannot wait");
             thread::sleep(Duration::from_millis(10));
         }
         self.found_events = !events.is_empty();
+        let mut attended = 0;
         for event in &events {
+            attended += 1;
+            // Mapping and unmapping take long: others get their turn before the next event.
             if event.token == WAKER_TOKEN {
                 self.desk().woken();
-            } else {
-                self.attend(*event);
+            } else if self.attend(*event) {
+                break;
             }
         }
+        events.drain(..attended);
         self.events = events;
     }
 
-    fn attend(&mut self, event: Event) {
+    /// Returns whether memory was mapped or unmapped.
+    fn attend(&mut self, event: Event) -> bool {
         if !self.by_id.contains_key(&event.token) {
             self.pick_up();
         }
-        let Some(index) = self.by_id.get(&event.token).copied() else { return };
-        let Some(link) = self.links[index].as_mut() else { return };
-        let open = read_messages(link);
+        let Some(index) = self.by_id.get(&event.token).copied() else { return false };
+        let Some(link) = self.links[index].as_mut() else { return false };
+        let read = read_messages(link);
         if !link.active {
             link.active = true;
             link.quiet_passes = 0;
             link.quiet_sleeps = 0;
             self.active.push(index);
         }
-        match open {
-            Ok(true) => {}
-            Ok(false) => self.end(index, "closed"),
+        match read {
+            Ok(Read::Message | Read::Empty) => return false,
+            Ok(Read::Region) => {}
+            Ok(Read::Closed) => self.end(index, "closed"),
             Err(unusable) => self.cannot_go_on(index, unusable),
         }
+        true
     }
 
     /// Takes over the connections that admission left.

@@ -146,21 +146,19 @@ fn read_regions(connection: &Connection, incoming: &mut Incoming) -> Result<(), 
     Ok(())
 }
 
-/// Reads what the client sent over the socket; false when it has closed the connection.
-pub(super) fn read_messages(link: &mut Link) -> Result<bool, Unusable> {
+/// Reads what the client sent over the socket, some of it; tells what came last. Mapping takes long: others get their turn
+/// before the message after that.
+pub(super) fn read_messages(link: &mut Link) -> Result<Read, Unusable> {
     for _ in 0..MESSAGES_PER_EVENT {
         match read_message(&link.connection, &mut link.incoming)? {
             Read::Message => {}
-            // Mapping takes long: others get their turn before the next message.
-            Read::Region => return Ok(true),
-            Read::Empty => return Ok(true),
-            Read::Closed => return Ok(false),
+            last => return Ok(last),
         }
     }
-    Ok(true)
+    Ok(Read::Message)
 }
 
-enum Read {
+pub(super) enum Read {
     Message,
     Region,
     Empty,

@@ -203,6 +203,9 @@ impl<H: Handler> Worker<H> {
     /// Arms all connections and sleeps until one rings, or something is due.
     fn sleep(&mut self, now_ns: u64) {
         self.do_what_is_due(now_ns);
+        if !self.events.is_empty() {
+            return self.answer_bell();
+        }
         for at in 0..self.active.len() {
             self.tidy_later(self.active[at]);
         }
