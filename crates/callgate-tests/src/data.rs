@@ -32,6 +32,8 @@ pub mod method {
     pub const STATUS: u32 = 11;
     /// Replies as many zeros as the request's u64 says.
     pub const ZEROS: u32 = 12;
+    /// Of the server that is lied to: see [`crate::liars::probe`].
+    pub const TURN: u32 = 13;
 }
 
 /// Bytes of a request of [`method::CHECKED`] before its pattern: the id and the reply's length.

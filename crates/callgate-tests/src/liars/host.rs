@@ -1,7 +1,7 @@
 //! The honest server that is lied to. Arguments: `path`, `handshake_ms`.
 //!
 //! It says `serving`. Commands: `status`, `notes` (the violations that were reported since the last time), `release`
-//! (answers the calls that are held).
+//! (answers the calls that are held), `probe` and `probe-think US` (see [`super::probe`]).
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use callgate::{Call, Deferred, Server, ServerOptions};
 
 use super::notes::Notes;
+use super::probe::{self, Probe};
 use crate::data::{check_request, method, reply};
 use crate::peer::Words;
 use crate::roles::{command, say};
@@ -39,6 +40,7 @@ pub fn run(words: &Words) {
     });
     let server = server.expect("the name is free");
     say("serving");
+    let mut probe: Option<Arc<Probe>> = None;
     while let Some(line) = command() {
         match line.as_str() {
             "status" => {
@@ -55,7 +57,19 @@ pub fn run(words: &Words) {
                 held.into_iter().for_each(|call| drop(call.reply(b"late")));
                 say(&format!("release count={count}"));
             }
-            other => panic!("no command {other}"),
+            // It is one more client: it begins when it is first asked for.
+            "probe" => {
+                let probe = probe.get_or_insert_with(|| Probe::start(path.clone()));
+                say(&format!("probe {}", probe.take()));
+            }
+            other => match other.strip_prefix("probe-think ") {
+                Some(us) => {
+                    let probe = probe.get_or_insert_with(|| Probe::start(path.clone()));
+                    probe.think(us.parse().expect("microseconds"));
+                    say("probe-think");
+                }
+                None => panic!("no command {other}"),
+            },
         }
     }
     std::process::exit(0);
@@ -88,6 +102,7 @@ pub fn handle(held: &Mutex<Vec<Deferred>>, call: Call<'_>) {
                 held.push(call.defer());
             }
         }
+        method::TURN => probe::answer(call),
         method::ZEROS => {
             let mut len = [0; 8];
             call.request().copy_to(&mut len);

@@ -13,6 +13,7 @@
 //! | [`host`] | the server that is lied to |
 //! | [`guest`] | the client process that is lied to |
 //! | [`honest`] | calls that are checked in every byte, and timed |
+//! | [`probe`] | what a worker did before an honest call |
 //! | [`notes`] | what the library reports of its peers |
 
 pub mod campaign;
@@ -22,6 +23,7 @@ pub mod guest;
 pub mod honest;
 pub mod host;
 pub mod notes;
+pub mod probe;
 pub mod server;
 pub mod speaker;
 

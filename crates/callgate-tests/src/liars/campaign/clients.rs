@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::latency::Slices;
+use super::latency::{Slices, Turns};
 use super::{Outcome, Plan, check_honest, spawn};
 use crate::data::{is_reply, method, request};
 use crate::liars::client::{Expect, floods, lies};
@@ -70,6 +70,7 @@ pub fn run(plan: Plan) -> Vec<(String, Outcome)> {
     if plan.rounds > 0 {
         rows.push(("half-open".into(), stage.half_open(&mut rng)));
         rows.push(("p99 beside lying clients".into(), stage.latencies(plan, &mut rng)));
+        rows.push(("a worker's turns beside lying clients".into(), stage.turns(plan, &mut rng)));
     }
     rows
 }
@@ -221,6 +222,31 @@ impl Stage {
         self.small.ask("think 200");
         assert!(self.host.is_alive(), "the server died\n{}", self.host.errors());
         slices.judge()
+    }
+}
+
+impl Stage {
+    /// What the worker does before it begins an honest call, beside floods, against the same beside honest load.
+    fn turns(&mut self, plan: Plan, rng: &mut Rng) -> Outcome {
+        let honest = floods::HONEST.into_iter().chain(floods::HONEST_TURNS);
+        let mut turns = Turns::new(honest.clone().collect(), &floods::NAMES, &["large replies"]);
+        for (pace, think_us) in [("busy", 0), ("sparse", 200)] {
+            self.host.ask(&format!("probe-think {think_us}"));
+            for _ in 0..plan.rounds {
+                for name in honest.clone().chain(floods::NAMES) {
+                    let (ms, seed) = (plan.slice.as_millis(), rng.next() >> 1);
+                    self.host.ask("probe");
+                    self.liar.tell(&format!("flood {seed} {ms} {name}"));
+                    self.liar.expect("flood");
+                    turns.add(pace, name, &self.host.ask("probe"));
+                    until("the flood is over", || {
+                        let clients = self.host.ask("status").number("clients");
+                        (clients == HONEST + 1).then_some(())
+                    });
+                }
+            }
+        }
+        turns.judge()
     }
 }
 

@@ -95,3 +95,60 @@ impl Slices {
         outcome
     }
 }
+
+/// What a worker does before it begins an honest call, by pace and load: p99 of slices, in CPU time of its own.
+///
+/// A scheduler has no part in it, so there is no floor: beside any flood it is twice at most of what it is beside honest
+/// load. The least of the rounds counts.
+pub struct Turns {
+    honest: Vec<&'static str>,
+    floods: Vec<&'static str>,
+    told: Vec<&'static str>,
+    p99_ns: BTreeMap<(&'static str, &'static str), Vec<u64>>,
+    calls: u64,
+}
+
+impl Turns {
+    /// As [`Slices::new`].
+    pub fn new(honest: Vec<&'static str>, floods: &[&'static str], told: &[&'static str]) -> Self {
+        let (floods, told) = (floods.to_vec(), told.to_vec());
+        Self { honest, floods, told, p99_ns: BTreeMap::new(), calls: 0 }
+    }
+
+    /// Adds a slice.
+    pub fn add(&mut self, pace: &'static str, name: &'static str, slice: &Words) {
+        self.calls += slice.number("calls");
+        self.p99_ns.entry((pace, name)).or_default().push(slice.number("p99"));
+    }
+
+    /// Each flood against honest load.
+    pub fn judge(&self) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut text = Vec::new();
+        for pace in ["busy", "sparse"] {
+            // What disturbs a slice only adds to it, and what a flood does to a worker it does in each.
+            let least = |all: &Vec<u64>| all.iter().min().copied().unwrap_or(0);
+            let turn_ns = |name: &&'static str| least(&self.p99_ns[&(pace, *name)]);
+            let us = |name: &&'static str| format!("{name} {:.1}", turn_ns(name) as f64 / 1e3);
+            let allowed_ns = 2 * self.honest.iter().map(turn_ns).max().unwrap_or(0);
+            let honest: Vec<String> = self.honest.iter().map(us).collect();
+            text.push(format!("{pace}: {}; liars:", honest.join(", ")));
+            let mut lying = Vec::new();
+            for name in &self.floods {
+                if self.told.contains(name) {
+                    lying.push(format!("({})", us(name)));
+                    continue;
+                }
+                outcome.tried += 1;
+                let too_much = turn_ns(name) > allowed_ns;
+                outcome.failed += u64::from(too_much);
+                lying.push(format!("{}{}", us(name), if too_much { " TOO MUCH" } else { "" }));
+            }
+            text.push(lying.join(", "));
+        }
+        let text = text.join(" ");
+        outcome.note = format!("p99 of its CPU time before {} calls, us; {text}", self.calls);
+        eprintln!("liars: {}", outcome.note);
+        outcome
+    }
+}

@@ -19,6 +19,9 @@ use crate::rng::Rng;
 pub const HONEST: [&str; 5] =
     ["1 honest client", "2 honest", "3 honest", "honest connects", "2 busy loops"];
 
+/// And for what a worker does in a turn: clients that connect, make and retire memory, and go.
+pub const HONEST_TURNS: [&str; 1] = ["honest memory"];
+
 /// Floods, by name.
 pub const NAMES: [&str; 9] = [
     "bells",
@@ -61,6 +64,14 @@ pub fn run(name: &str, path: &Path, rng: &mut Rng, time: Duration) -> u64 {
             while began.elapsed() < time {
                 let mut s = Speaker::connect(path, rng.fork());
                 assert!(s.call(), "an honest call failed");
+                count += 1;
+            }
+            return count;
+        }
+        "honest memory" => {
+            while began.elapsed() < time {
+                let mut s = Speaker::connect(path, rng.fork());
+                socket::churn(&mut s, 4);
                 count += 1;
             }
             return count;
