@@ -408,6 +408,7 @@ impl Caller {
         let sent: Vec<_> =
             (0..4).map(|_| self.submit(client, method::LATER, 60_000, 60_000)).collect();
         sent.into_iter().for_each(|sent| self.wait(sent));
+        let held = if self.is_victim { None } else { self.reply_bytes() };
         self.arena.plan.armed.store(1, Relaxed);
         // Quiet is what is waited for here.
         let until = Instant::now() + Duration::from_millis(2_400);
@@ -417,7 +418,31 @@ impl Caller {
         self.call(client, method::RUN, 70_000, 70_000);
         if self.is_victim {
             self.call(client, method::SLOW, 30, 20);
+        } else {
+            self.until_asked(held);
         }
+    }
+
+    /// This process has learned from the last call which replies' memory it may let go of, and has done so. Waits until the
+    /// server, which had so many bytes of it, has asked what is left, or is no more.
+    fn until_asked(&self, held: Option<u64>) {
+        if held.is_none() {
+            return;
+        }
+        let until = Instant::now() + BOUND / 2;
+        while self.arena.plan.fired_ns.load(Relaxed) == 0 && self.reply_bytes() >= held {
+            if Instant::now() > until {
+                return self.arena.flaw("reply memory that nobody uses is not given back");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The server's reply memory in bytes; `None` where there is no server.
+    fn reply_bytes(&self) -> Option<u64> {
+        let path = self.folder.join("s");
+        let status = callgate::status(path.to_str().expect("utf-8"), BOUND / 2).ok()?;
+        Some(status.reply_bytes)
     }
 }
 

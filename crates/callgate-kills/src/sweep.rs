@@ -184,8 +184,9 @@ impl Lane {
         }
         let at = Scenario::ALL.iter().position(|scenario| *scenario == job.scenario);
         let (at, role) = (at.expect("one of them"), job.role as usize);
-        let places = (0..PLACES).filter(|place| passed[*place] > 0);
-        for place in places.skip(job.part).step_by(job.parts) {
+        // By number, not by how many were passed before: that differs from one lane to the next, and a place could be nobody's.
+        let places = (job.part..PLACES).step_by(job.parts);
+        for place in places.filter(|place| passed[*place] > 0) {
             self.score.learned[at][role][place].store(1, Relaxed);
             let most = passed[place];
             for number in 0..strikes {

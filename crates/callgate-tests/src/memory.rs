@@ -16,7 +16,7 @@ pub fn control_seals() -> SealFlags {
 /// The seals of a payload region.
 #[must_use]
 pub fn payload_seals() -> SealFlags {
-    control_seals() | SealFlags::FUTURE_WRITE
+    SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE
 }
 
 /// A memfd of `len` bytes, allocated or not, with these seals.
@@ -61,7 +61,6 @@ pub fn impostors(len: u64, seals: SealFlags) -> Vec<(&'static str, OwnedFd)> {
     let mut all = vec![
         ("unsealed", memfd(len, true, unsealed)),
         ("only SEAL", memfd(len, true, SealFlags::SEAL)),
-        ("without SEAL", memfd(len, true, seals - SealFlags::SEAL)),
         ("without SHRINK", memfd(len, true, seals - SealFlags::SHRINK)),
         ("without GROW", memfd(len, true, seals - SealFlags::GROW)),
         ("a byte short", memfd(len - 1, true, seals)),
@@ -116,9 +115,10 @@ pub fn impostors(len: u64, seals: SealFlags) -> Vec<(&'static str, OwnedFd)> {
     if seals.contains(SealFlags::FUTURE_WRITE) {
         all.push(("without FUTURE_WRITE", memfd(len, true, seals - SealFlags::FUTURE_WRITE)));
     } else {
+        all.push(("without SEAL", memfd(len, true, seals - SealFlags::SEAL)));
         all.push(("opened for reading only", reopened(len, seals, libc::O_RDONLY)));
         all.push(("sealed against writing", memfd(len, true, seals | SealFlags::WRITE)));
-        all.push(("sealed for payload", memfd(len, true, payload_seals())));
+        all.push(("sealed for payload", memfd(len, true, seals | payload_seals())));
     }
     all
 }

@@ -1,9 +1,11 @@
 //! Linux: sealed memfds on tmpfs.
 
+mod hold;
 mod mapping;
 mod memfd;
 mod release;
 
+pub use hold::Hold;
 pub use mapping::{Control, PayloadReader, PayloadWriter};
 pub use memfd::MemFd;
 pub use release::{ReleaseId, ReleaseWatch};

@@ -20,21 +20,43 @@ mod windows;
 use std::io;
 
 #[cfg(all(target_os = "linux", not(callgate_sim)))]
-pub use linux::{Control, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, page_size};
+pub use linux::{
+    Control, Hold, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, page_size,
+};
 #[cfg(callgate_sim)]
 pub use sim::{
-    Control, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, copy_from_shared,
+    Control, Hold, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, copy_from_shared,
     page_size,
 };
 #[cfg(all(windows, not(callgate_sim)))]
 pub(crate) use windows::READER_RIGHTS;
 #[cfg(all(windows, not(callgate_sim)))]
 pub use windows::{
-    Control, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, page_size,
+    Control, Hold, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, page_size,
 };
 
 #[cfg(not(callgate_sim))]
 pub use copy::copy_from_shared;
+
+/// What others have of memory that was handed out; see [`Hold::ask`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// An open file: a descriptor, a mapping, or a message that is under way.
+    Open,
+    /// Single pages, in pipes, sockets or requests under way; or it could not be told.
+    Pages,
+}
+
+/// What a [`ReleaseWatch`] tells of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A file that had it open is closed. A hint: it may come late, early, and more than once.
+    Closed(ReleaseId),
+    /// It is gone, once.
+    Gone(ReleaseId),
+}
 
 /// Why a descriptor that a peer sent isn't memory that can be used. The descriptor is closed by
 /// then.

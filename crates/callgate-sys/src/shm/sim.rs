@@ -4,7 +4,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU32;
 
-use super::Rejected;
+use super::{Left, Rejected, Told};
 use crate::futex::{self, Waited};
 use crate::poller::Pollable;
 use crate::process::{generation, is_current};
@@ -99,6 +99,23 @@ impl PayloadWriter {
     /// `InvalidInput` for a length of zero, `ENOMEM` by chance.
     pub fn create(len: usize) -> io::Result<(PayloadWriter, MemFd)> {
         create(len, true).map(|(mapping, fd)| (PayloadWriter(mapping), fd))
+    }
+
+    /// Does what [`PayloadWriter::create`] does, and gives a hold on the memory too.
+    ///
+    /// # Errors
+    ///
+    /// As [`PayloadWriter::create`].
+    pub fn create_held(len: usize) -> io::Result<(PayloadWriter, MemFd, Option<Hold>)> {
+        let (writer, fd) = PayloadWriter::create(len)?;
+        let here = inside();
+        let hold = here.operation("sys.shm.reopen", 1_000, |state| {
+            let Object::Memory(region) = *state.kernel.object(fd.0.0) else {
+                unreachable!("a number of memory")
+            };
+            Hold(Handle::new(state, here.process, Object::Hold(region)))
+        });
+        Ok((writer, fd, Some(hold)))
     }
 
     /// Gives the address of the first byte.
@@ -216,8 +233,8 @@ pub unsafe fn copy_from_shared(src: *const u8, dst: *mut u8, len: usize) {
 }
 
 /// One region that is being watched, as [`ReleaseWatch::watch`] named it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ReleaseId(u32);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReleaseId(pub(crate) u32);
 
 /// Tells when regions of memory are gone: unmapped and closed by every process.
 #[derive(Debug)]
@@ -232,8 +249,8 @@ impl ReleaseWatch {
     pub fn new() -> io::Result<ReleaseWatch> {
         let here = inside();
         here.operation("sys.shm.inotify_init", 500, |state| {
-            let (watched, gone) = Default::default();
-            let object = Object::Release { watched, gone, next: 1 };
+            let (watched, told) = Default::default();
+            let object = Object::Release { watched, told, next: 1 };
             Ok(ReleaseWatch(Handle::new(state, here.process, object)))
         })
     }
@@ -260,15 +277,38 @@ impl ReleaseWatch {
         })
     }
 
-    /// Reports each region that has gone since the last call, once.
-    pub fn drain(&self, mut released: impl FnMut(ReleaseId)) {
-        let gone = inside().operation("sys.shm.inotify_read", 500, |state| {
-            let Object::Release { gone, .. } = state.kernel.object(self.0.0) else {
+    /// Reports each region that has gone since the last call, once, and each of which somebody has
+    /// let go of something.
+    pub fn drain(&self, report: impl FnMut(Told)) {
+        let told = inside().operation("sys.shm.inotify_read", 500, |state| {
+            let Object::Release { told, .. } = state.kernel.object(self.0.0) else {
                 unreachable!("a number of a watch")
             };
-            std::mem::take(gone)
+            std::mem::take(told)
         });
-        gone.into_iter().for_each(|id| released(ReleaseId(id)));
+        told.into_iter().for_each(report);
+    }
+}
+
+/// A hold on memory that was made here, by which to ask what others have of it.
+#[derive(Debug)]
+pub struct Hold(Handle);
+
+impl Hold {
+    /// Asks what anybody else has of the memory. By chance it says that single pages are in use.
+    pub fn ask(&self) -> Left {
+        inside().operation("sys.shm.seal_write", 1_000, |state| {
+            let Object::Hold(region) = *state.kernel.object(self.0.0) else {
+                unreachable!("a number of a hold")
+            };
+            if !state.kernel.is_only_held(region) {
+                Left::Open
+            } else if fault(state, libc::EBUSY).is_err() {
+                Left::Pages
+            } else {
+                Left::Nothing
+            }
+        })
     }
 }
 

@@ -8,7 +8,7 @@ mod section;
 use windows_sys::Win32::System::SystemInformation::GetSystemInfo;
 
 pub use mapping::{Control, PayloadReader, PayloadWriter};
-pub use release::{ReleaseId, ReleaseWatch};
+pub use release::{Hold, ReleaseId, ReleaseWatch};
 pub use section::MemFd;
 pub(crate) use section::READER_RIGHTS;
 

@@ -5,16 +5,33 @@ use std::path::{Path, PathBuf};
 
 use super::rng::Rng;
 use super::world::Process;
+use crate::shm::{ReleaseId, Told};
 
 /// What a descriptor refers to. Mappings and instance locks are kept in the same table.
 pub(crate) enum Object {
-    Socket { pair: u64, side: usize },
-    Listener { path: PathBuf, backlog: VecDeque<u64> },
-    Poller { watched: Vec<Watched> },
-    Waker { woken: bool },
+    Socket {
+        pair: u64,
+        side: usize,
+    },
+    Listener {
+        path: PathBuf,
+        backlog: VecDeque<u64>,
+    },
+    Poller {
+        watched: Vec<Watched>,
+    },
+    Waker {
+        woken: bool,
+    },
     PidFd(usize),
-    Release { watched: Vec<(u32, u64)>, gone: VecDeque<u32>, next: u32 },
+    Release {
+        watched: Vec<(u32, u64)>,
+        told: VecDeque<Told>,
+        next: u32,
+    },
     Memory(u64),
+    /// Memory's maker asks by it what others have of the memory, and keeps it alive.
+    Hold(u64),
     Mapping(u64),
     Lock(PathBuf),
 }
@@ -54,6 +71,8 @@ pub(crate) struct Region {
     layout: std::alloc::Layout,
     pub(crate) payload: bool,
     references: usize,
+    /// How many of the references are holds.
+    holds: usize,
 }
 
 // SAFETY: a region is plain memory that belongs to no thread.
@@ -109,8 +128,10 @@ impl Kernel {
 
     /// Gives `process` a descriptor.
     pub(crate) fn open(&mut self, process: usize, object: Object) -> u64 {
-        if let Object::Memory(region) | Object::Mapping(region) = &object {
-            self.regions.get_mut(region).expect("known memory").references += 1;
+        if let Object::Memory(region) | Object::Mapping(region) | Object::Hold(region) = &object {
+            let it = self.regions.get_mut(region).expect("known memory");
+            it.references += 1;
+            it.holds += usize::from(matches!(object, Object::Hold(_)));
         }
         let fd = self.id();
         self.fds.insert(fd, Fd { process, object });
@@ -145,6 +166,10 @@ impl Kernel {
                 }
             }
             Object::Memory(region) | Object::Mapping(region) => self.release(region),
+            Object::Hold(region) => {
+                self.regions.get_mut(&region).expect("known memory").holds -= 1;
+                self.release(region);
+            }
             Object::Poller { .. }
             | Object::Waker { .. }
             | Object::PidFd(_)
@@ -174,7 +199,7 @@ impl Kernel {
         let start = unsafe { std::alloc::alloc_zeroed(layout) };
         assert!(!start.is_null(), "memory for the simulation");
         let id = self.id();
-        self.regions.insert(id, Region { start, layout, payload, references: 0 });
+        self.regions.insert(id, Region { start, layout, payload, references: 0, holds: 0 });
         id
     }
 
@@ -185,21 +210,28 @@ impl Kernel {
     pub(crate) fn release(&mut self, region: u64) {
         let it = self.regions.get_mut(&region).expect("known memory");
         it.references -= 1;
-        if it.references > 0 {
-            return;
+        let is_gone = it.references == 0;
+        if is_gone {
+            // SAFETY: nobody maps it any more, and it is freed with the world only.
+            unsafe { it.start.write_bytes(0xdb, it.layout.size()) };
         }
-        // SAFETY: nobody maps it any more, and it is freed with the world only.
-        unsafe { it.start.write_bytes(0xdb, it.layout.size()) };
         for fd in self.fds.values_mut() {
-            if let Object::Release { watched, gone, .. } = &mut fd.object {
+            if let Object::Release { watched, told, .. } = &mut fd.object {
                 watched.retain(|(id, watched)| {
                     if *watched == region {
-                        gone.push_back(*id);
+                        let id = ReleaseId(*id);
+                        told.push_back(if is_gone { Told::Gone(id) } else { Told::Closed(id) });
                     }
-                    *watched != region
+                    *watched != region || !is_gone
                 });
             }
         }
+    }
+
+    /// Whether nobody has any of it but by holds.
+    pub(crate) fn is_only_held(&self, region: u64) -> bool {
+        let region = &self.regions[&region];
+        region.references == region.holds
     }
 
     /// Address and length of memory.
@@ -253,11 +285,11 @@ impl Kernel {
             Object::Listener { backlog, .. } => !backlog.is_empty(),
             Object::Waker { woken } => *woken,
             Object::PidFd(process) => processes[*process].dead,
-            Object::Release { gone, .. } => !gone.is_empty(),
+            Object::Release { told, .. } => !told.is_empty(),
             Object::Poller { watched } => {
                 watched.iter().any(|watched| self.event(*watched, processes).is_some())
             }
-            Object::Memory(_) | Object::Mapping(_) | Object::Lock(_) => false,
+            Object::Memory(_) | Object::Mapping(_) | Object::Hold(_) | Object::Lock(_) => false,
         };
         Readiness { readable, closed: false }
     }

@@ -30,7 +30,8 @@ pub struct Speaker {
     pub raw: Raw,
     /// Where its choices come from.
     pub rng: Rng,
-    incoming: HashMap<u32, PayloadReader>,
+    /// Regions of replies, by id.
+    pub incoming: HashMap<u32, PayloadReader>,
 }
 
 impl Speaker {

@@ -14,10 +14,11 @@ use callgate_proto::chain::Deferred;
 use callgate_proto::layout::Cell;
 use callgate_proto::wire::Message;
 use callgate_sys::process::{self, Identity};
-use callgate_sys::shm::{PayloadWriter, page_size};
+use callgate_sys::shm::page_size;
 use callgate_sys::socket::Socket;
 use callgate_sys::sync::{Condvar, LateFlag, Mutex, MutexGuard};
 
+use self::room::Region;
 use super::shared::Shared;
 use crate::error::ReplyError;
 use crate::region::{ControlView, block_bytes};
@@ -60,7 +61,7 @@ pub(super) struct Answer<'a> {
 }
 
 struct Out {
-    outgoing: Outgoing<PayloadWriter>,
+    outgoing: Outgoing<Region>,
     /// The far answer of each cell, placed or published.
     replies: Vec<Option<(Turn, Block)>>,
     unsent_retires: Vec<u32>,
@@ -77,7 +78,7 @@ impl Out {
             self.replies.resize(cell + 1, None);
         }
         self.replies[cell] = Some((turn, block));
-        (block, block_bytes(self.outgoing.region(block), block.place))
+        (block, block_bytes(&self.outgoing.region(block).memory, block.place))
     }
 }
 
@@ -310,7 +311,7 @@ impl Connection {
         self.mapped.store(out.outgoing.total(), Ordering::Relaxed);
         for (id, region) in retired {
             out.unsent_retires.push(id);
-            self.shared.bury(region.len() as u64, region);
+            self.shared.bury(region.memory.len() as u64, region);
         }
         self.flush_retires(out);
         any

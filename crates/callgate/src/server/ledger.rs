@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use callgate_proto::arena::REGIONS_MAX;
 use callgate_sys::collections::HashMap;
-use callgate_sys::shm::{MemFd, ReleaseId, ReleaseWatch};
+use callgate_sys::process;
+use callgate_sys::shm::{Hold, MemFd, ReleaseId, ReleaseWatch, Told};
 use callgate_sys::sync::{Mutex, MutexGuard};
 
+use super::holds::{Holds, Lent};
 use crate::options::Limits;
 
 /// Messages with descriptors that a client may leave unread: as many as a burst of growing replies can need before a
@@ -17,12 +19,19 @@ const UNREAD_MAX: u32 = REGIONS_MAX as u32;
 /// The same where all clients together leave many unread, and those of its user more than their share.
 const UNREAD_MAX_TIGHT: u32 = 2;
 
+/// Holds on memory that a user may have however many others there are, where all together have many.
+const HOLDS_MIN: u32 = REGIONS_MAX as u32;
+
 /// Counts what users use, against the server's limits.
 pub(crate) struct Ledger {
     limits: Limits,
     /// How many messages with descriptors, unread by all clients together, are much.
     unread_max: u32,
+    /// How many descriptors there are for holds on memory.
+    holds_max: u32,
     watch: Option<ReleaseWatch>,
+    /// What is asked before memory may go.
+    pub(super) holds: Arc<Holds>,
     books: Mutex<Books>,
 }
 
@@ -32,6 +41,9 @@ struct Books {
     clients: u32,
     bytes: u64,
     unread: u32,
+    holds: u32,
+    /// A hold could not be had, which was said.
+    was_not_held: bool,
     regions: HashMap<ReleaseId, Region>,
 }
 
@@ -41,6 +53,8 @@ struct User {
     bytes: u64,
     /// Messages with descriptors that its clients may not have read.
     unread: u32,
+    /// Regions by each of which the server keeps a descriptor.
+    holds: u32,
 }
 
 struct Region {
@@ -53,6 +67,15 @@ struct Region {
 pub(crate) struct Charge {
     uid: u32,
     bytes: u64,
+    /// Whether the server is to keep a descriptor of the memory.
+    is_held: bool,
+}
+
+impl Charge {
+    /// Whether the memory is to be made with a hold.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held
+    }
 }
 
 /// Which limit a client met.
@@ -63,13 +86,14 @@ pub(crate) enum Full {
 }
 
 impl Ledger {
-    pub(crate) fn new(limits: Limits, unread_max: u32) -> Self {
+    pub(crate) fn new(limits: Limits, unread_max: u32, holds_max: u32) -> Self {
         let watch = ReleaseWatch::new()
             .inspect_err(|error| {
                 tracing::warn!(%error, "no inotify: reply memory stays on its user's account until the server ends");
             })
             .ok();
-        Self { limits, unread_max, watch, books: Mutex::default() }
+        let holds = Arc::default();
+        Self { limits, unread_max, holds_max, watch, holds, books: Mutex::default() }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -157,11 +181,43 @@ impl Ledger {
         if user.bytes.saturating_add(bytes) > limit {
             return Err(format!("user {uid} holds {} of its {limit} bytes", user.bytes));
         }
+        let has = user.holds;
+        let is_held = self.watch.is_some() && self.may_hold(books, has);
+        // Who is of the server's own user can send it signals, and look into it. It gets its memory all the same.
+        let is_own = uid == process::uid() || uid == 0;
+        if self.watch.is_some() && !is_held && !is_own {
+            return Err(format!("user {uid} holds {has} regions; the server has few descriptors"));
+        }
+        let user = books.users.entry(uid).or_default();
         user.bytes += bytes;
+        user.holds += u32::from(is_held);
         books.bytes += bytes;
+        books.holds += u32::from(is_held);
         // Relaxed: all changes are made under the lock of `books`.
         account.fetch_add(bytes, Ordering::Relaxed);
-        Ok(Charge { uid, bytes })
+        Ok(Charge { uid, bytes, is_held })
+    }
+
+    /// Whether there is a descriptor for one more hold of a user that has so many. Where half of them are in use, for those
+    /// who have less than their share only; a user always has the share of one client.
+    fn may_hold(&self, books: &Books, has: u32) -> bool {
+        let users = u32::try_from(books.users.len()).unwrap_or(u32::MAX).max(1);
+        let share = (self.holds_max / users).max(HOLDS_MIN);
+        books.holds < self.holds_max && (books.holds < self.holds_max / 2 || has < share)
+    }
+
+    /// The memory was made without a hold: none can be had.
+    pub(crate) fn is_not_held(&self, charge: &mut Charge) {
+        if std::mem::take(&mut charge.is_held) {
+            let mut books = self.books();
+            books.holds -= 1;
+            books.change(charge.uid, |user| user.holds -= 1);
+            if !std::mem::replace(&mut books.was_not_held, true) && cfg!(not(windows)) {
+                tracing::warn!(
+                    "no leases: pages of reply memory that clients keep are not counted"
+                );
+            }
+        }
     }
 
     /// Takes a charge back whose memory was never handed out.
@@ -170,27 +226,33 @@ impl Ledger {
     }
 
     /// The memory behind `fd` is about to be handed out: its charge lasts until the kernel says that nobody holds it, or,
-    /// on a system without inotify, as long as the server. On an error it must not be handed out.
+    /// on a system without inotify, as long as the server. What is given is to be dropped once this process has unmapped
+    /// it. On an error it must not be handed out.
     pub(crate) fn hand_out(
         &self,
         charge: Charge,
         account: &Arc<AtomicU64>,
         fd: &MemFd,
-    ) -> Result<(), String> {
-        let Some(watch) = &self.watch else { return Ok(()) };
+        hold: &mut Option<Hold>,
+    ) -> Result<Lent, String> {
+        let Some(watch) = &self.watch else { return Ok(Lent::unwatched()) };
         let mut books = self.books();
         let id = watch.watch(fd).map_err(|error| format!("release cannot be watched: {error}"))?;
         books.regions.insert(id, Region { charge, account: account.clone() });
-        Ok(())
+        Ok(self.holds.lend(id, charge.uid, hold.take()))
     }
 
     /// Takes back the charges of all memory that was released since the last time. Never blocks.
     pub(crate) fn settle(&self) {
         let Some(watch) = &self.watch else { return };
-        let mut released = Vec::new();
-        watch.drain(|id| released.push(id));
+        let (mut closed, mut gone) = (Vec::new(), Vec::new());
+        watch.drain(|told| match told {
+            Told::Closed(id) => closed.push(id),
+            Told::Gone(id) => gone.push(id),
+        });
+        self.holds.closed(&closed);
         let mut books = self.books();
-        for id in released {
+        for id in gone {
             if let Some(region) = books.regions.remove(&id) {
                 books.refund(region.charge, &region.account);
             }
@@ -202,13 +264,17 @@ impl Books {
     fn refund(&mut self, charge: Charge, account: &AtomicU64) {
         account.fetch_sub(charge.bytes, Ordering::Relaxed);
         self.bytes -= charge.bytes;
-        self.change(charge.uid, |user| user.bytes -= charge.bytes);
+        self.holds -= u32::from(charge.is_held);
+        self.change(charge.uid, |user| {
+            user.bytes -= charge.bytes;
+            user.holds -= u32::from(charge.is_held);
+        });
     }
 
     fn change(&mut self, uid: u32, change: impl FnOnce(&mut User)) {
         if let Some(user) = self.users.get_mut(&uid) {
             change(user);
-            if user.clients == 0 && user.bytes == 0 && user.unread == 0 {
+            if user.clients == 0 && user.bytes == 0 && user.unread == 0 && user.holds == 0 {
                 self.users.remove(&uid);
             }
         }
@@ -222,7 +288,7 @@ mod tests {
 
     fn ledger() -> Ledger {
         let limits = Limits { clients_per_uid: 2, bytes_per_uid: 100_000, ..Limits::default() };
-        Ledger::new(limits, 64)
+        Ledger::new(limits, 64, 8)
     }
 
     #[test]
@@ -246,11 +312,11 @@ mod tests {
         let charge = ledger.charge(1, &account, 1 << 20, 65_536).expect("within limits");
         assert!(ledger.charge(1, &account, 1 << 20, 65_536).is_err(), "the user's limit");
         let (region, fd) = PayloadWriter::create(65_536).expect("memory");
-        ledger.hand_out(charge, &account, &fd).expect("watched");
+        let lent = ledger.hand_out(charge, &account, &fd, &mut None).expect("watched");
         drop(fd);
         ledger.settle();
         assert_eq!(ledger.bytes(), 65_536, "it is mapped");
-        drop(region);
+        drop((region, lent));
         ledger.settle();
         assert_eq!((ledger.bytes(), account.load(Ordering::Relaxed)), (0, 0));
     }
@@ -288,8 +354,8 @@ mod tests {
         assert!(ledger.charge(1, &account, 1 << 20, 65_536).is_err(), "the user's limit");
         assert!(ledger.charge(2, &account, 65_536, 1).is_err(), "the connection's limit");
         let (region, fd) = PayloadWriter::create(65_536).expect("memory");
-        ledger.hand_out(charge, &account, &fd).expect("watched");
-        drop(region);
+        let lent = ledger.hand_out(charge, &account, &fd, &mut None).expect("watched");
+        drop((region, lent));
         ledger.settle();
         assert_eq!(ledger.bytes(), 65_536, "somebody still holds the descriptor");
         let peer = fd.as_fd().try_clone_to_owned().expect("descriptor");

@@ -8,11 +8,13 @@
 //! | `connection` | answering, reply memory |
 //! | `call` | [`Call`], [`ReplyLoan`] |
 //! | `ledger` | what each user uses |
+//! | `holds` | what is left, elsewhere, of memory that was handed out |
 //! | `shared` | what the threads of a server share |
 
 mod admission;
 mod call;
 mod connection;
+mod holds;
 mod ledger;
 mod shared;
 mod worker;
@@ -82,6 +84,8 @@ pub struct Server {
     endpoint: Endpoint,
     path: PathBuf,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
+    /// The thread that asks what is left of reply memory. The server's end does not wait for it where the kernel does.
+    asking: Mutex<Option<thread::JoinHandle<()>>>,
     generation: u32,
 }
 
@@ -122,7 +126,8 @@ impl Server {
             Access::Group(group) => (0o660, Some(group)),
             Access::Everyone => (0o666, None),
         };
-        let (clients_max, half_open_max) = clients_possible(&options.limits);
+        let Possible { clients: clients_max, half_open: half_open_max, holds: holds_max } =
+            Possible::within(&options.limits);
         let desks = (0..options.workers).map(|_| Desk::new()).collect::<io::Result<Vec<_>>>();
         let desks = desks.map_err(os("cannot make the workers' pollers"))?;
         let waker = Waker::new().map_err(os("cannot make a waker"))?;
@@ -135,6 +140,7 @@ impl Server {
             options.limits,
             clients_max,
             half_open_max,
+            holds_max,
             options.access,
             options.wait,
             options.idle_interval,
@@ -149,6 +155,7 @@ impl Server {
             endpoint,
             path: path.clone(),
             threads: Mutex::default(),
+            asking: Mutex::default(),
             generation: process::generation(),
         };
         server.start(admission, Arc::new(handler)).map_err(os("cannot start a thread"))?;
@@ -161,6 +168,9 @@ impl Server {
             let worker = Worker::new(self.shared.clone(), handler.clone(), index);
             self.spawn(format!("callgate-work{index}"), move || worker.run())?;
         }
+        let holds = self.shared.ledger.holds.clone();
+        let asking = thread::Builder::new().name("callgate-hold".into());
+        *lock(&self.asking) = Some(asking.spawn(move || holds.run())?);
         let shared = self.shared.clone();
         self.spawn("callgate-unmap".into(), move || {
             shared.unmap_buried();
@@ -257,6 +267,7 @@ impl Drop for Server {
         if !process::is_current(self.generation) {
             // In a forked child there are no threads to wait for: forget their handles.
             std::mem::forget(std::mem::take(&mut *lock(&self.threads)));
+            std::mem::forget(lock(&self.asking).take());
             return;
         }
         self.stop();
@@ -267,6 +278,10 @@ impl Drop for Server {
             if thread.thread().id() != here {
                 let _ = thread.join();
             }
+        }
+        let asking = lock(&self.asking).take();
+        if let Some(asking) = asking.filter(|_| self.shared.ledger.holds.ends_soon()) {
+            let _ = asking.join();
         }
     }
 }
@@ -298,22 +313,37 @@ fn check(options: &ServerOptions) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// How many clients, and unfinished handshakes, this process's descriptors allow. Each takes one: raises the limit, and
-/// says so when it is not enough.
-fn clients_possible(limits: &Limits) -> (u32, usize) {
-    let Ok((soft, hard)) = process::raise_nofile() else { return (limits.clients, HALF_OPEN_MAX) };
-    let free = soft.saturating_sub(DESCRIPTORS_KEPT).max(2);
-    let half_open = usize::try_from(free / 8).unwrap_or(usize::MAX).clamp(1, HALF_OPEN_MAX);
-    let possible = u32::try_from(free - half_open as u64).unwrap_or(u32::MAX).max(1);
-    if possible < limits.clients {
-        tracing::warn!(
-            possible,
-            wanted = limits.clients,
-            hard,
-            "RLIMIT_NOFILE allows fewer clients than the server's limit; raise the hard limit to have more"
-        );
+/// What this process's descriptors allow: each client takes one, each unfinished handshake, and each region of reply memory
+/// by which the server holds it.
+struct Possible {
+    clients: u32,
+    half_open: usize,
+    holds: u32,
+}
+
+impl Possible {
+    /// Raises the limit of descriptors, and says so when it is not enough.
+    fn within(limits: &Limits) -> Self {
+        let Ok((soft, hard)) = process::raise_nofile() else {
+            return Self { clients: limits.clients, half_open: HALF_OPEN_MAX, holds: u32::MAX };
+        };
+        let free = soft.saturating_sub(DESCRIPTORS_KEPT).max(3);
+        let eighth = usize::try_from(free / 8).unwrap_or(usize::MAX);
+        let half_open = eighth.clamp(1, HALF_OPEN_MAX);
+        let rest = free - half_open as u64;
+        let possible = u32::try_from(rest - (free / 8).max(1)).unwrap_or(u32::MAX).max(1);
+        if possible < limits.clients {
+            tracing::warn!(
+                possible,
+                wanted = limits.clients,
+                hard,
+                "RLIMIT_NOFILE allows fewer clients than the server's limit; raise the hard limit to have more"
+            );
+        }
+        let clients = possible.min(limits.clients);
+        let holds = u32::try_from(rest.saturating_sub(clients.into())).unwrap_or(u32::MAX).max(1);
+        Self { clients, half_open, holds }
     }
-    (possible.min(limits.clients), half_open)
 }
 
 fn bind_error(error: BindError, path: &Path) -> ServeError {

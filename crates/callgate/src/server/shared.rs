@@ -136,6 +136,7 @@ impl Shared {
         limits: Limits,
         clients_max: u32,
         half_open_max: usize,
+        holds_max: u32,
         access: Access,
         wait: Policy,
         idle_interval: Option<Duration>,
@@ -147,7 +148,7 @@ impl Shared {
             epoch,
             began_ns: clock::now_ns(),
             // Clients are bounded by descriptors, and so is what the kernel lets be under way.
-            ledger: Ledger::new(limits.clone(), (clients_max / 4).max(64)),
+            ledger: Ledger::new(limits.clone(), (clients_max / 4).max(64), holds_max),
             limits,
             clients_max,
             half_open_max,
@@ -187,6 +188,9 @@ impl Shared {
         // Who looked at the phase under the lock waits by now.
         drop(lock(&self.buried));
         self.burying.notify_all();
+        if phase == Phase::Stopping {
+            self.ledger.holds.end();
+        }
         for desk in &self.desks {
             desk.wake();
         }

@@ -10,6 +10,7 @@ use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
+use super::hold::Hold;
 use super::memfd::{MemFd, failed};
 use super::page_size;
 use crate::futex::{self, Waited};
@@ -112,11 +113,36 @@ impl PayloadWriter {
     /// `InvalidInput` for a length of zero or above `i64::MAX`. Else what the kernel says: no
     /// memory, no descriptor. Nothing is left behind.
     pub fn create(len: usize) -> io::Result<(PayloadWriter, MemFd)> {
+        let (writer, fd) = PayloadWriter::unsealed(len)?;
+        // Last: FUTURE_WRITE forbids the writable mapping that had to be made before.
+        fd.seal(PAYLOAD_SEALS | SealFlags::SEAL)?;
+        Ok((writer, fd))
+    }
+
+    /// Does what [`PayloadWriter::create`] does, and gives a hold on the memory too, by which to ask
+    /// later what is left of it; none where this kernel cannot tell. Who is handed the descriptor
+    /// can only read.
+    ///
+    /// # Errors
+    ///
+    /// As [`PayloadWriter::create`], and `NotFound` without `/proc`.
+    pub fn create_held(len: usize) -> io::Result<(PayloadWriter, MemFd, Option<Hold>)> {
+        let (writer, fd) = PayloadWriter::unsealed(len)?;
+        // Not SEAL: that nobody may write any more is the seal by which a hold asks.
+        fd.seal(PAYLOAD_SEALS)?;
+        match Hold::split(fd)? {
+            Ok((fd, hold)) => Ok((writer, fd, Some(hold))),
+            Err(fd) => {
+                fd.seal(SealFlags::SEAL)?;
+                Ok((writer, fd, None))
+            }
+        }
+    }
+
+    fn unsealed(len: usize) -> io::Result<(PayloadWriter, MemFd)> {
         let fd = MemFd::create(len)?;
         let mapping = Mapping::new(&fd, len, ProtFlags::READ | ProtFlags::WRITE)?;
         mapping.populate(&fd)?;
-        // Last: FUTURE_WRITE forbids the writable mapping that had to be made before.
-        fd.seal(PAYLOAD_SEALS)?;
         Ok((PayloadWriter(mapping), fd))
     }
 
@@ -258,11 +284,13 @@ impl Control {
     }
 }
 
-/// The seals of control memory, besides `SEAL`, which every region has.
-const CONTROL_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
+/// The seals of control memory.
+const CONTROL_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// The seals of payload memory, besides `SEAL`.
-const PAYLOAD_SEALS: SealFlags = CONTROL_SEALS.union(SealFlags::FUTURE_WRITE);
+/// The seals that payload memory must have. `SEAL` is not among them: no seal that could be added
+/// takes anything from its reader.
+const PAYLOAD_SEALS: SealFlags =
+    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE);
 
 #[cfg(test)]
 mod tests {

@@ -46,6 +46,11 @@ impl MemFd {
         Ok(fd)
     }
 
+    /// Takes a descriptor of ordinary memory.
+    pub(super) fn plain(fd: TrackedFd) -> MemFd {
+        MemFd(Held::Plain(fd))
+    }
+
     /// Allocates every page. Blocks as long as the kernel zeroes memory.
     pub(super) fn allocate(&self, len: usize) -> Result<(), Errno> {
         loop {
@@ -57,28 +62,27 @@ impl MemFd {
         }
     }
 
-    /// Sets `seals` and forbids any other.
+    /// Sets `seals`; with `SEAL` among them no other can be set.
     pub(super) fn seal(&self, seals: SealFlags) -> io::Result<()> {
-        Ok(at!("sys.shm.add_seals", fcntl_add_seals(self, seals | SealFlags::SEAL))?)
+        Ok(at!("sys.shm.add_seals", fcntl_add_seals(self, seals))?)
     }
 
     /// Gives it if [`MemFd::check`] holds. Then it is ordinary memory, which is closed at once.
-    pub(super) fn checked(self, len: usize, seals: SealFlags) -> Result<MemFd, Rejected> {
-        self.check(len, seals)?;
+    pub(super) fn checked(self, len: usize, want: SealFlags) -> Result<MemFd, Rejected> {
+        self.check(len, want)?;
         Ok(match self.0 {
             Held::Unknown(fd) => MemFd(Held::Plain(fd.into_plain())),
             plain => MemFd(plain),
         })
     }
 
-    /// Checks that it is memory of exactly `len` bytes with `seals` set and no page missing.
+    /// Checks that it is memory of exactly `len` bytes with the seals `want` set and no page missing.
     ///
     /// The order matters. Seals come first: reading them runs no code of a file system, which the
     /// peer might be (FUSE); and what a seal fixes can be trusted by the checks that follow.
     /// Presence is asked with `SEEK_HOLE`, since the number of blocks can be forged by allocating
     /// beyond the end.
-    fn check(&self, len: usize, seals: SealFlags) -> Result<(), Rejected> {
-        let want = seals | SealFlags::SEAL;
+    fn check(&self, len: usize, want: SealFlags) -> Result<(), Rejected> {
         let have = match at!("sys.shm.get_seals", fcntl_get_seals(self)) {
             Ok(have) => have,
             // EBADF for one that was opened as a path only.

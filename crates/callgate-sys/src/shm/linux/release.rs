@@ -12,13 +12,14 @@ use rustix::io::Errno;
 
 use super::memfd::MemFd;
 use crate::process::TrackedFd;
+use crate::shm::Told;
 
 /// One region that is being watched, as [`ReleaseWatch::watch`] named it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReleaseId(i32);
 
-/// Tells when regions of memory are gone: unmapped and closed by every process, their pages given
-/// back.
+/// Tells when regions of memory are gone: unmapped and closed by every process. Their pages are
+/// given back then, but for those that somebody has single references to: see `Hold`.
 ///
 /// Memory that a peer holds stays on its maker's account, however dead the connection is. The
 /// kernel says when the last mapping and the last descriptor are gone (inotify's `IN_DELETE_SELF`
@@ -59,46 +60,59 @@ impl ReleaseWatch {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let id = at!(
             "sys.shm.inotify_add_watch",
-            inotify::add_watch(&self.inotify, path, WatchFlags::DELETE_SELF)
+            inotify::add_watch(
+                &self.inotify,
+                path,
+                WatchFlags::DELETE_SELF | WatchFlags::CLOSE_NOWRITE
+            )
         )?;
         watched.insert(id);
         Ok(ReleaseId(id))
     }
 
-    /// Reports each region that has gone since the last call, once. Never blocks.
+    /// Reports each region that has gone since the last call, once; and, as a hint, each of which a
+    /// file that was opened for reading has been closed. Never blocks.
     ///
-    /// If more went at once than the kernel's queue holds (`fs.inotify.max_queued_events`), it
+    /// If more happened at once than the kernel's queue holds (`fs.inotify.max_queued_events`), it
     /// drops events. Nothing is lost by that: the watches that the kernel still has are read from
-    /// `/proc/self/fdinfo` then, and all others are reported. Should that file be unreadable too,
-    /// they are never reported: memory is then held to be in use, never free.
-    pub fn drain(&self, mut released: impl FnMut(ReleaseId)) {
-        for id in self.gone() {
-            released(ReleaseId(id));
-        }
+    /// `/proc/self/fdinfo` then, all others are reported as gone, and those as perhaps closed.
+    /// Should that file be unreadable too, they are never reported as gone: memory is then held to
+    /// be in use, never free.
+    pub fn drain(&self, told: impl FnMut(Told)) {
+        self.read().into_iter().for_each(told);
     }
 
-    fn gone(&self) -> Vec<i32> {
+    fn read(&self) -> Vec<Told> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut gone = Vec::new();
+        let mut told = Vec::new();
         let mut overflow = false;
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.inotify, &mut buffer);
         loop {
             match at!("sys.shm.inotify_read", reader.next()) {
                 Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => overflow = true,
+                Ok(event) if event.events().contains(ReadFlags::CLOSE_NOWRITE) => {
+                    if watched.contains(&event.wd()) {
+                        told.push(Told::Closed(ReleaseId(event.wd())));
+                    }
+                }
                 Ok(event) => {
                     if watched.remove(&event.wd()) {
-                        gone.push(event.wd());
+                        told.push(Told::Gone(ReleaseId(event.wd())));
                     }
                 }
                 Err(Errno::INTR) => continue,
                 Err(_) => break,
             }
         }
-        if overflow && let Some(alive) = self.alive() {
-            gone.extend(watched.extract_if(|id| !alive.contains(id)));
+        if overflow {
+            if let Some(alive) = self.alive() {
+                let gone = watched.extract_if(|id| !alive.contains(id));
+                told.extend(gone.map(|id| Told::Gone(ReleaseId(id))));
+            }
+            told.extend(watched.iter().map(|id| Told::Closed(ReleaseId(*id))));
         }
-        gone
+        told
     }
 
     /// The watches that the kernel has.

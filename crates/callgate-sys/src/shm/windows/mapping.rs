@@ -13,6 +13,7 @@ use windows_sys::Win32::System::Memory::{
 };
 
 use super::bell::Bell;
+use super::release::Hold;
 use super::section::{MemFd, Section};
 use crate::futex::Waited;
 use crate::shm::Rejected;
@@ -71,6 +72,15 @@ impl PayloadWriter {
         let map = Mapping::new(section.raw(), len, FILE_MAP_READ | FILE_MAP_WRITE)?;
         let fd = MemFd::new(&section, None);
         Ok((PayloadWriter { map, _section: section }, fd))
+    }
+
+    /// Does what [`PayloadWriter::create`] does. There are no holds on this system.
+    ///
+    /// # Errors
+    ///
+    /// As [`PayloadWriter::create`].
+    pub fn create_held(len: usize) -> io::Result<(PayloadWriter, MemFd, Option<Hold>)> {
+        PayloadWriter::create(len).map(|(writer, fd)| (writer, fd, None))
     }
 
     /// Gives the address of the first byte; writable for [`PayloadWriter::len`] bytes while this value lives.

@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::MemFd;
 use crate::poller::{Flag, Pollable, Source};
+use crate::shm::{Left, Told};
 use crate::sync::Mutex;
 
 /// One region that is being watched, as [`ReleaseWatch::watch`] named it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReleaseId(u64);
 
 /// Tells when regions of memory are gone from this process: its mapping, and whatever is on its way to the peer. A client
@@ -60,16 +61,27 @@ impl ReleaseWatch {
     }
 
     /// Reports each region that has gone since the last call, once. Never blocks.
-    pub fn drain(&self, released: impl FnMut(ReleaseId)) {
+    pub fn drain(&self, mut told: impl FnMut(Told)) {
         // First: what goes from here on sets it again.
         self.0.flag.clear();
         let gone = std::mem::take(&mut *self.0.gone.lock());
-        gone.into_iter().for_each(released);
+        gone.into_iter().for_each(|id| told(Told::Gone(id)));
     }
 }
 
 impl Pollable for ReleaseWatch {
     fn source(&self) -> Option<Arc<dyn Source>> {
         self.0.flag.source()
+    }
+}
+
+/// What is left of memory elsewhere, no call tells here: there is none.
+#[derive(Debug)]
+pub enum Hold {}
+
+impl Hold {
+    /// Is never called, since there is none.
+    pub fn ask(&self) -> Left {
+        match *self {}
     }
 }

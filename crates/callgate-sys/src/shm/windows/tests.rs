@@ -17,7 +17,7 @@ use windows_sys::Win32::System::Memory::{
 use windows_sys::Win32::System::Threading::{EVENT_ALL_ACCESS, EVENT_MODIFY_STATE};
 
 use super::*;
-use crate::shm::Rejected;
+use crate::shm::{Rejected, Told};
 use crate::win::{Event, copy_of, current_process, give, granted, own};
 
 /// This process, as a server has its client's: to put handles there.
@@ -181,13 +181,13 @@ fn memory_is_watched_until_it_is_gone_from_here() {
     let (writer, fd) = PayloadWriter::create(page_size()).unwrap();
     let id = watch.watch(&fd).unwrap();
     let gone = || {
-        let mut ids = Vec::new();
-        watch.drain(|id| ids.push(id));
-        ids
+        let mut told = Vec::new();
+        watch.drain(|it| told.push(it));
+        told
     };
     drop(fd);
     assert_eq!(gone(), []);
     drop(writer);
-    assert_eq!(gone(), [id]);
+    assert_eq!(gone(), [Told::Gone(id)]);
     assert_eq!(gone(), []);
 }

@@ -87,6 +87,9 @@ pub const TABLE: &[(Name, &[i32])] = &[
     ("madvise wipe", &[EINVAL, ENOMEM]),
     ("fcntl add seals", &[EBUSY, EPERM]),
     ("fcntl get seals", &[EACCES]),
+    // No EAGAIN: the kernel says so to each that is made, and that is what is wanted.
+    ("fcntl set lease", &[EINVAL, ENOMEM, EACCES]),
+    ("fcntl set signal", &[EINVAL, ENOMEM]),
     ("fcntl set lock", &[EAGAIN, EINTR, ENOLCK, ENOMEM]),
     ("fcntl get lock", &[EINTR, ENOMEM]),
     ("fstatfs", &[EINTR, ENOMEM]),
@@ -95,10 +98,12 @@ pub const TABLE: &[(Name, &[i32])] = &[
     ("inotify_init1", &[EMFILE, ENFILE, ENOMEM, ENOSYS]),
     ("inotify_add_watch", &[ENOSPC, ENOMEM, EACCES]),
     ("openat", OPEN),
+    ("openat again", OPEN),
     ("openat create", &[EMFILE, ENFILE, ENOMEM, EINTR, EACCES, ENOSPC]),
     ("mkdirat", &[ENOMEM, EACCES, ENOSPC]),
     ("unlinkat", &[ENOMEM, EACCES, EBUSY]),
     ("chmod", &[ENOMEM, EPERM]),
+    ("fchmod", &[ENOMEM, EPERM]),
     ("chown", &[ENOMEM, EPERM]),
     ("renameat", &[ENOMEM, EACCES, ENOSPC]),
     ("renameat2", &[ENOMEM, EACCES, ENOSPC, EINVAL]),
@@ -119,6 +124,11 @@ pub const OPTIONAL: &[(Name, i32)] = &[
     ("memfd_create", EINVAL),
     ("madvise populate", EINVAL),
     ("madvise wipe", EINVAL),
+    ("fcntl set lease", EINVAL),
+    ("fcntl set lease", EACCES),
+    ("fcntl set signal", EINVAL),
+    ("openat again", EACCES),
+    ("fchmod", EPERM),
     ("inotify_init1", ENOSYS),
     ("inotify_init1", EMFILE),
     ("renameat2", EINVAL),
@@ -143,6 +153,7 @@ pub const OLD: &[(Name, i32)] = &[
 const STACK: u64 = libc::MAP_STACK as u64;
 const MFD_NOEXEC_SEAL: u64 = 8;
 const SO_PEERPIDFD: u64 = 77;
+const F_SETSIG: i32 = 10;
 /// `FUTEX_CMD_MASK` takes flags off.
 const FUTEX_FLAGS: u64 = (libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME) as u64;
 
@@ -192,6 +203,8 @@ pub fn name_of(number: libc::c_long, args: &[u64; 6]) -> Option<Name> {
         libc::SYS_fcntl => match args[1] as i32 {
             libc::F_ADD_SEALS => "fcntl add seals",
             libc::F_GET_SEALS => "fcntl get seals",
+            libc::F_SETLEASE if args[2] as i32 == libc::F_WRLCK => "fcntl set lease",
+            F_SETSIG => "fcntl set signal",
             libc::F_SETLK => "fcntl set lock",
             libc::F_GETLK => "fcntl get lock",
             _ => return None,
@@ -201,10 +214,13 @@ pub fn name_of(number: libc::c_long, args: &[u64; 6]) -> Option<Name> {
         libc::SYS_inotify_init1 => "inotify_init1",
         libc::SYS_inotify_add_watch => "inotify_add_watch",
         libc::SYS_openat if args[2] as i32 & libc::O_CREAT != 0 => "openat create",
+        // Memory that is handed out; nothing else is opened for both and not made.
+        libc::SYS_openat if args[2] as i32 & libc::O_RDWR != 0 => "openat again",
         libc::SYS_openat => "openat",
         libc::SYS_mkdirat => "mkdirat",
         libc::SYS_unlinkat => "unlinkat",
         libc::SYS_fchmodat => "chmod",
+        libc::SYS_fchmod => "fchmod",
         libc::SYS_fchownat => "chown",
         libc::SYS_renameat => "renameat",
         libc::SYS_renameat2 if args[4] == 0 => "renameat",

@@ -1,6 +1,8 @@
 //! Lies over the socket, and in payload memory.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,7 @@ use callgate_proto::body::{Body, Inline, Place};
 use callgate_proto::wire::Message;
 use callgate_sys::futex;
 use callgate_sys::shm::PayloadWriter;
+use rustix::pipe::{IoSliceRaw, PipeFlags, SpliceFlags, pipe_with, vmsplice};
 
 use super::{Expect, Lie};
 use crate::data::method;
@@ -97,6 +100,7 @@ pub const LIES: &[Lie] = &[
         (0..2_000).for_each(|at| wake(s, at % 5));
     }),
     Lie("announcements unread", Expect::Quiet, |s| unread(s, 30, 8)),
+    Lie("pages of replies in pipes", Expect::Quiet, pages),
     Lie("requests that move", Expect::Harmless, moving),
     Lie("sleepers moved elsewhere", Expect::Harmless, requeue),
     Lie("sleepers of its own on every word", Expect::Harmless, decoys),
@@ -172,6 +176,27 @@ pub fn unread(s: &mut Speaker, times: u64, octaves: u64) {
         if s.reply(ticket).is_none() {
             return;
         }
+    }
+}
+
+/// Pages of a reply's memory stay in a pipe for longer than the connection; those of the last few connections do.
+fn pages(s: &mut Speaker) {
+    static KEPT: Mutex<VecDeque<OwnedFd>> = Mutex::new(VecDeque::new());
+    const KEPT_MAX: usize = 8;
+    unread(s, 1, 1);
+    s.read_socket();
+    let Some(memory) = s.incoming.values().next() else { return };
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+    // SAFETY: regions have 4,096 bytes and more, and the mapping outlives the call; the slice is not read here.
+    let taken = unsafe {
+        let bytes = std::slice::from_raw_parts(memory.as_ptr(), 4_096);
+        vmsplice(&writer, &[IoSliceRaw::from_slice(bytes)], SpliceFlags::empty())
+    };
+    assert_eq!(taken, Ok(4_096));
+    let mut kept = KEPT.lock().expect("lock");
+    kept.push_back(reader);
+    if kept.len() > KEPT_MAX {
+        kept.pop_front();
     }
 }
 

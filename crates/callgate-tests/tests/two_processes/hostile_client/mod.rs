@@ -3,6 +3,7 @@
 
 mod cells;
 mod handshakes;
+mod pages;
 mod regions;
 
 use crate::{LONGEST, PEER, method};

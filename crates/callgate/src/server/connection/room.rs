@@ -9,11 +9,12 @@ use std::time::Duration;
 use callgate_proto::arena::{Block, Placing, REGION_MIN};
 use callgate_proto::cell::Turn;
 use callgate_proto::wire::Message;
-use callgate_sys::shm::{MemFd, PayloadWriter, page_size};
+use callgate_sys::shm::{Hold, MemFd, PayloadWriter, page_size};
 use callgate_sys::sync::MutexGuard;
 
 use super::{Connection, Out};
 use crate::error::ReplyError;
+use crate::server::holds::Lent;
 use crate::server::ledger::Charge;
 
 /// A worker waits for memory that another thread makes up to so many bytes, which takes about as long as making its own; it
@@ -27,8 +28,21 @@ struct Spare {
     region: PayloadWriter,
     fd: MemFd,
     size: u64,
-    /// `None` once the kernel watches for its release.
-    charge: Option<Charge>,
+    state: State,
+}
+
+/// How far a region has come.
+enum State {
+    /// On the accounts.
+    Charged(Charge, Option<Hold>),
+    /// The kernel watches for its release.
+    Watched(Lent),
+}
+
+/// A region that the client was told of. The fields are dropped in this order.
+pub(super) struct Region {
+    pub(super) memory: PayloadWriter,
+    _lent: Lent,
 }
 
 impl Connection {
@@ -121,12 +135,19 @@ impl Connection {
     }
 
     /// Makes a region that is on the accounts. To be called without the lock.
-    fn make(&self, charge: Charge, size: u64) -> Result<Spare, String> {
-        let made = usize::try_from(size)
-            .map_err(|_| std::io::ErrorKind::OutOfMemory.into())
-            .and_then(PayloadWriter::create);
+    fn make(&self, mut charge: Charge, size: u64) -> Result<Spare, String> {
+        let made = usize::try_from(size).map_err(|_| std::io::ErrorKind::OutOfMemory.into());
+        let made = made.and_then(|len| match charge.is_held() {
+            true => PayloadWriter::create_held(len),
+            false => PayloadWriter::create(len).map(|(region, fd)| (region, fd, None)),
+        });
         match made {
-            Ok((region, fd)) => Ok(Spare { region, fd, size, charge: Some(charge) }),
+            Ok((region, fd, hold)) => {
+                if hold.is_none() {
+                    self.shared.ledger.is_not_held(&mut charge);
+                }
+                Ok(Spare { region, fd, size, state: State::Charged(charge, hold) })
+            }
             Err(error) => {
                 self.shared.ledger.refund(charge, &self.account);
                 self.is_made(&mut self.out(), size);
@@ -143,38 +164,52 @@ impl Connection {
 
     /// Lets go of a region that nobody was told of. To be called without the lock.
     fn discard(&self, spare: Spare) {
-        let Spare { region, fd, size, charge } = spare;
+        let Spare { region, fd, size, state } = spare;
         drop((region, fd));
-        match charge {
-            Some(charge) => self.shared.ledger.refund(charge, &self.account),
+        match state {
+            State::Charged(charge, hold) => {
+                drop(hold);
+                self.shared.ledger.refund(charge, &self.account);
+            }
             // Nobody else had it: the watch tells of its end at once, or the charge stays where nothing watches.
-            None => self.shared.ledger.settle(),
+            State::Watched(lent) => {
+                lent.take_back();
+                self.shared.ledger.settle();
+            }
         }
         self.is_made(&mut self.out(), size);
     }
 
     /// Tells the client of a region and adds it; keeps the lock, so that ids and messages have one order. Else gives it back,
     /// to be discarded.
-    fn announce(&self, out: &mut Out, mut spare: Spare) -> Result<(), (String, Spare)> {
+    fn announce(&self, out: &mut Out, spare: Spare) -> Result<(), (String, Spare)> {
         if let Err(why) = self.may_announce(out) {
             return Err((why, spare));
         }
         let message = Message::Region { id: out.outgoing.next_id(), size: spare.size }.encode();
         // Watched before it is sent: from then on the kernel alone says when it is released.
-        if let Some(charge) = spare.charge {
-            if let Err(why) = self.shared.ledger.hand_out(charge, &self.account, &spare.fd) {
-                return Err((why, spare));
+        let (Spare { region, fd, size, state }, ledger) = (spare, &self.shared.ledger);
+        let lent = match state {
+            State::Watched(lent) => lent,
+            State::Charged(charge, mut hold) => {
+                match ledger.hand_out(charge, &self.account, &fd, &mut hold) {
+                    Ok(lent) => lent,
+                    Err(why) => {
+                        let state = State::Charged(charge, hold);
+                        return Err((why, Spare { region, fd, size, state }));
+                    }
+                }
             }
-            spare.charge = None;
-        }
-        if let Err(error) = self.socket.send_memory(message.as_bytes(), &spare.fd) {
-            return Err((error.to_string(), spare));
+        };
+        if let Err(error) = self.socket.send_memory(message.as_bytes(), &fd) {
+            let state = State::Watched(lent);
+            return Err((error.to_string(), Spare { region, fd, size, state }));
         }
         out.unread += 1;
         self.shared.ledger.announced(self.caller.uid);
-        out.outgoing.add(spare.size, spare.region);
+        out.outgoing.add(size, Region { memory: region, _lent: lent });
         self.mapped.store(out.outgoing.total(), Ordering::Relaxed);
-        self.is_made(out, spare.size);
+        self.is_made(out, size);
         Ok(())
     }
 
