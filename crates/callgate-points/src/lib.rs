@@ -3,9 +3,10 @@
 //! In an ordinary build a point is an empty inline function. Built with `--cfg callgate_points` (through `RUSTFLAGS`)
 //! each point can
 //!
-//! * kill its own process: `CALLGATE_KILL=NAME:N` sends SIGKILL at the N-th passage (from 1) of the point `NAME`;
+//! * kill its own process: `CALLGATE_KILL=NAME:N` sends SIGKILL, or calls TerminateProcess, at the N-th passage (from 1) of
+//!   the point `NAME`;
 //! * mark itself in a system-call trace: with `CALLGATE_MARK=1` it calls `write(-1, NAME)`, which fails with `EBADF`
-//!   and does nothing, but shows in `strace` just before the call or store that it announces;
+//!   and does nothing, but shows in `strace` just before the call or store that it announces (not on Windows);
 //! * list itself: with `CALLGATE_POINTS_LOG=PATH` every point met is appended to that file once.
 //!
 //! With either cfg a point first calls the function that was given to `set_hook`, if one was: a driver that counts the
@@ -67,6 +68,7 @@ mod active {
     struct Plan {
         kill: Option<(String, u64)>,
         passed: AtomicU64,
+        #[cfg(not(windows))]
         mark: bool,
         log: Option<(std::path::PathBuf, Mutex<HashSet<&'static str>>)>,
     }
@@ -79,16 +81,20 @@ mod active {
                 (name.to_owned(), count.parse().expect("CALLGATE_KILL=NAME:N, N a number"))
             }),
             passed: AtomicU64::new(0),
+            #[cfg(not(windows))]
             mark: std::env::var_os("CALLGATE_MARK").is_some(),
             log: std::env::var_os("CALLGATE_POINTS_LOG")
                 .map(|path| (path.into(), Mutex::default())),
         })
     }
 
-    /// Passes a point: kills, marks or logs as the environment asks.
+    /// Passes a point: kills, marks or logs as the environment asks. What the last call left behind as its error stays.
     pub fn hit(name: &'static str) {
+        #[cfg(windows)]
+        let error = LastError::keep();
         crate::hooked::call(name);
         let plan = plan();
+        #[cfg(not(windows))]
         if plan.mark {
             // SAFETY: the buffer is valid for its length; the descriptor is invalid on purpose, so nothing is written.
             unsafe { libc::write(-1, name.as_ptr().cast(), name.len()) };
@@ -105,8 +111,47 @@ mod active {
             && target == name
             && plan.passed.fetch_add(1, Ordering::Relaxed) + 1 == *count
         {
-            // SAFETY: kill has no memory preconditions; it ends this process.
-            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+            die();
         }
+        #[cfg(windows)]
+        error.restore();
+    }
+
+    /// What `GetLastError` gives: a point after a call stands before it is asked for.
+    #[cfg(windows)]
+    struct LastError(u32);
+
+    #[cfg(windows)]
+    impl LastError {
+        fn keep() -> Self {
+            // SAFETY: no memory is passed.
+            Self(unsafe { GetLastError() })
+        }
+
+        fn restore(self) {
+            // SAFETY: no memory is passed.
+            unsafe { SetLastError(self.0) };
+        }
+    }
+
+    #[cfg(windows)]
+    #[link(name = "kernel32", kind = "raw-dylib")]
+    unsafe extern "system" {
+        fn GetCurrentProcess() -> *mut std::ffi::c_void;
+        fn TerminateProcess(process: *mut std::ffi::c_void, code: u32) -> i32;
+        fn GetLastError() -> u32;
+        fn SetLastError(error: u32);
+    }
+
+    #[cfg(not(windows))]
+    fn die() {
+        // SAFETY: kill has no memory preconditions; it ends this process.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+
+    #[cfg(windows)]
+    fn die() {
+        // SAFETY: no memory is passed; it ends this process, without running anything else of it.
+        unsafe { TerminateProcess(GetCurrentProcess(), 1) };
     }
 }

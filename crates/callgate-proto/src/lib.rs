@@ -13,6 +13,7 @@
 //! | [`arena`] | where a sender puts payloads: private bookkeeping of its own regions |
 //! | [`life`] | how sleeping callers learn of a death |
 //! | [`lock`] | a lock of one word, for private state |
+//! | [`sleepers`] | several threads that sleep where a peer can wake one |
 //! | [`pace`] | the decisions of waiting: spin, yield or sleep |
 //!
 //! Whatever a peer wrote is an allegation: it is loaded once, checked, and turned into a type whose possession proves
@@ -28,6 +29,7 @@ pub mod layout;
 pub mod life;
 pub mod lock;
 pub mod pace;
+pub mod sleepers;
 #[cfg(all(feature = "snapshot", not(loom)))]
 pub mod snapshot;
 mod sync;

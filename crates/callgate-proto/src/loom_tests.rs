@@ -7,6 +7,7 @@ mod chain;
 mod lease;
 mod life;
 mod locks;
+mod sleepers;
 
 use crate::body::{Body, Content, Inline, ReplyHead, RequestHead, Think};
 use crate::cell::{Deadline, Doorbell, Ring, Turn};

@@ -219,6 +219,33 @@ impl Peer {
         Words::parse(&self.expect(word))
     }
 
+    /// As [`Peer::ask`], of one that may die at any moment: `None` when it is dead.
+    ///
+    /// # Panics
+    /// When it lives and says nothing.
+    #[must_use]
+    pub fn try_ask(&mut self, command: &str) -> Option<Words> {
+        let stdin = self.stdin.as_mut().expect("not closed");
+        writeln!(stdin, "{command}").ok()?;
+        self.try_expect(command)
+    }
+
+    /// As [`Peer::expect`], of one that may die at any moment: `None` when it is dead.
+    ///
+    /// # Panics
+    /// When it lives and says nothing, or something else.
+    #[must_use]
+    pub fn try_expect(&self, word: &str) -> Option<Words> {
+        match self.lines.recv_timeout(BOUND) {
+            Ok(line) => {
+                let rest = line.strip_prefix(word);
+                Some(Words::parse(rest.unwrap_or_else(|| panic!("{}: {line}", self.what)).trim()))
+            }
+            Err(RecvTimeoutError::Timeout) => panic!("{} says nothing", self.what),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
     /// Kills it with SIGKILL, or TerminateProcess. It is not reaped: see [`Peer::wait`].
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -1,4 +1,4 @@
-//! What a process uses, as `/proc` tells.
+//! What a process uses, as `/proc` tells; on Windows, what other processes are told of it.
 
 #[cfg(not(windows))]
 use std::fs;
@@ -10,7 +10,7 @@ pub struct Usage {
     pub fds: usize,
     /// Threads.
     pub threads: usize,
-    /// Mappings of callgate's shared memory.
+    /// Mappings of callgate's shared memory; on Windows, of all that has no file behind it.
     pub shared: usize,
     /// All mappings. The allocator makes and keeps some of its own.
     pub maps: usize,
@@ -30,7 +30,7 @@ impl Usage {
         let fds = handles.iter().filter(|owner| **owner == pid as usize).count();
         assert!(fds > 0, "a living process");
         // What the others are is not told.
-        Self { fds, threads: 0, shared: 0, maps: 0, rss_kib: 0 }
+        Self { fds, threads: 0, shared: sections_mapped(pid), maps: 0, rss_kib: 0 }
     }
 
     /// Counts.
@@ -115,6 +115,47 @@ fn handles_of_all() -> Vec<usize> {
         std::slice::from_raw_parts(first, count)
     };
     entries.iter().map(|entry| entry.owner).collect()
+}
+
+/// Counts the mappings of a process that have no file behind them.
+#[cfg(windows)]
+fn sections_mapped(pid: u32) -> usize {
+    use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+    use windows_sys::Win32::System::Memory::{
+        MEM_MAPPED, MEMORY_BASIC_INFORMATION, VirtualQueryEx,
+    };
+    use windows_sys::Win32::System::ProcessStatus::GetMappedFileNameW;
+    use windows_sys::Win32::System::Threading::{
+        OpenProcess, PROCESS_QUERY_INFORMATION, PROCESS_VM_READ,
+    };
+    // SAFETY: no memory is passed.
+    let process = unsafe { OpenProcess(PROCESS_QUERY_INFORMATION | PROCESS_VM_READ, 0, pid) };
+    assert!(!process.is_null(), "a living process");
+    // SAFETY: made just now by a call that has succeeded.
+    let process = unsafe { OwnedHandle::from_raw_handle(process) };
+    let mut mapped = std::collections::BTreeSet::new();
+    let mut at = std::ptr::null();
+    loop {
+        let mut region = MEMORY_BASIC_INFORMATION::default();
+        // SAFETY: the process is open; at most the size given is written to a live local.
+        let len = unsafe {
+            let size = size_of::<MEMORY_BASIC_INFORMATION>();
+            VirtualQueryEx(process.as_raw_handle(), at, &raw mut region, size)
+        };
+        if len == 0 {
+            return mapped.len();
+        }
+        let mut name = [0; 64];
+        // SAFETY: the process is open; the name is written to a live local of that length.
+        let mut has_file = || unsafe {
+            let len = name.len() as u32;
+            GetMappedFileNameW(process.as_raw_handle(), at, name.as_mut_ptr(), len) != 0
+        };
+        if region.Type == MEM_MAPPED && !has_file() {
+            mapped.insert(region.AllocationBase.addr());
+        }
+        at = region.BaseAddress.wrapping_byte_add(region.RegionSize).cast_const();
+    }
 }
 
 #[cfg(not(windows))]

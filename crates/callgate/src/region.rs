@@ -107,6 +107,11 @@ impl Unusable {
     pub(crate) fn no_descriptors() -> Self {
         Self::System(io::Error::other("no file descriptor is left for the peer's memory"))
     }
+
+    /// The peer ended, and what it had sent went with it.
+    pub(crate) fn gone() -> Self {
+        Self::System(io::ErrorKind::BrokenPipe.into())
+    }
 }
 
 impl From<Violation> for Unusable {

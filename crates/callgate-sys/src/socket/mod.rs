@@ -24,6 +24,9 @@ pub use windows::Socket;
 
 use crate::shm::MemFd;
 
+/// Whether memory that was sent goes when its sender ends before it was received; on Linux it lies in the socket.
+pub const MEMORY_GOES_WITH_ITS_SENDER: bool = cfg!(windows);
+
 /// Why a message wasn't sent; nothing of it was.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {

@@ -1,5 +1,6 @@
 //! What `testpeer` can be. A peer takes commands from standard input, one a line, answers on standard output, and ends
-//! when its input ends or its parent dies.
+//! when its input ends or its parent dies. Built with kill points, each takes the arguments `kill=NAME:N`, which is
+//! `CALLGATE_KILL`, and `points=PATH`, which is `CALLGATE_POINTS_LOG`.
 
 pub mod caller;
 pub mod crowd;
@@ -26,6 +27,12 @@ pub fn main() {
     #[cfg(not(windows))]
     become_user(&words);
     die_with_parent();
+    for (word, name) in [("kill", "CALLGATE_KILL"), ("points", "CALLGATE_POINTS_LOG")] {
+        if let Some(value) = words.find::<String>(word) {
+            // SAFETY: this process has one thread yet.
+            unsafe { std::env::set_var(name, value) };
+        }
+    }
     match role.as_str() {
         "server" => server::run(&words),
         "submit" => submit::run(&words),

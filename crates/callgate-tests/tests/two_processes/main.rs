@@ -2,21 +2,22 @@
 //!
 //! One program, so that tests which wait leave the processor to the others.
 
-#[cfg(not(windows))]
+#[cfg(not(windows))] // Other users: there are none under Wine, and modes and groups are Linux's.
 mod access;
 mod chaos;
 mod endings;
 mod fairness;
-#[cfg(not(windows))]
+#[cfg(not(windows))] // There is no fork.
 mod forks;
-#[cfg(not(windows))]
+#[cfg(not(windows))] // Sockets and memfds by hand; for pipes and sections: `hostile_pipes`.
 mod hostile_client;
 #[cfg(windows)]
 mod hostile_pipes;
-#[cfg(not(windows))]
+#[cfg(not(windows))] // As above; for pipes and sections: `lying_pipes`.
 mod hostile_server;
 mod limits;
-#[cfg(not(windows))]
+#[cfg(windows)]
+mod lying_pipes;
 mod quiet;
 mod restart;
 mod stress;

@@ -111,9 +111,7 @@ impl Admission {
         for half_open in self.half_open.into_values() {
             refuse(&half_open.socket, Refusal(Reason::Stopping, 0));
         }
-        while let Ok(Some(socket)) = self.listener.accept() {
-            refuse(&socket, Refusal(Reason::Stopping, 0));
-        }
+        turn_away(&self.listener);
     }
 
     fn accept(&mut self) {
@@ -433,9 +431,51 @@ fn refuse(socket: &Socket, Refusal(reason, limit): Refusal) {
     let _ = socket.send(answer.encode(Versions::OURS).as_bytes(), None);
 }
 
+/// Tells clients that wait to be let in that the server stops.
+///
+/// Not all of them: who is answered may be back before the next one is, and so for ever. The others see the listener end,
+/// which says the same.
+fn turn_away(listener: &Listener) {
+    for _ in 0..ACCEPTS_PER_EVENT {
+        let Ok(Some(socket)) = listener.accept() else { return };
+        refuse(&socket, Refusal(Reason::Stopping, 0));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(not(windows))] // Only a few wait there at a time.
+    #[test]
+    fn those_who_wait_when_it_stops_keep_it_for_a_moment_only() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let [path, lock] = ["s", "s.lock"].map(|name| directory.path().join(name));
+        let listener = Listener::bind(&path, &lock, 0o600, None).expect("bind");
+        let connect = || callgate_sys::endpoint::connect(&path, None).expect("connect");
+        let waiting: Vec<Socket> = (0..2 * ACCEPTS_PER_EVENT).map(|_| connect()).collect();
+        turn_away(&listener);
+        drop(listener);
+        let mut told = 0;
+        for socket in &waiting {
+            let mut buffer = [0; MESSAGE_MAX];
+            let soon_ns = clock::deadline_ns(Duration::from_secs(30));
+            assert!(
+                socket.wait_readable(Some(soon_ns)).expect("it waits"),
+                "an answer, or the end"
+            );
+            match socket.recv(&mut buffer) {
+                Ok(received) => {
+                    let answer = Answer::decode(&buffer[..received.len]).expect("an answer").0;
+                    let reason = Some(Reason::Stopping);
+                    assert_eq!(answer, Answer::Refusal { reason, limit: 0 });
+                    told += 1;
+                }
+                Err(error) => assert!(matches!(error, RecvError::Closed), "{error:?}"),
+            }
+        }
+        assert_eq!(told, ACCEPTS_PER_EVENT);
+    }
 
     #[test]
     fn a_silent_client_keeps_no_deadlines_of_others() {

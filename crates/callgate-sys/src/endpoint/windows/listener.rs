@@ -153,7 +153,9 @@ impl Listener {
         if let Some(port) = &state.port {
             fresh.arrange(port, self.pipe.slot.key());
         }
-        let taken = std::mem::replace(&mut state.waiting[at], fresh);
+        // Behind the others: in its place, clients that come again at once would be before those who wait in later ones.
+        let taken = state.waiting.remove(at);
+        state.waiting.push(fresh);
         Ok(Some(taken.into_socket()?))
     }
 }

@@ -6,6 +6,7 @@ use crate::clock::deadline_ns;
 use crate::endpoint::{BindError, ConnectError};
 use crate::poller::Poller;
 use crate::process::{fresh_number, pid};
+use crate::socket::Socket;
 
 fn place() -> PathBuf {
     format!(r"C:\callgate test {:x}\s", fresh_number()).into()
@@ -134,5 +135,26 @@ fn questions_do_not_use_up_the_instances() {
         assert_eq!(poller.wait(&mut events, end()).unwrap(), 1);
         assert!(listener.accept().unwrap().is_some());
         drop(client);
+    }
+}
+
+#[test]
+fn who_has_waited_longer_is_let_in_first() {
+    let path = place();
+    let listener = bind(&path).unwrap();
+    // As many as can wait.
+    let mut clients: Vec<Socket> = (0..8).map(|_| connect(&path, None).unwrap()).collect();
+    for turn in 0..20 {
+        let accepted = listener.accept().unwrap().expect("clients wait");
+        accepted.send(b"let in", None).unwrap();
+        let lucky = clients.iter().position(|client| {
+            client.catch_up();
+            client.recv(&mut [0; 64]).is_ok()
+        });
+        let lucky = lucky.expect("the client of an accepted connection");
+        assert_eq!(lucky, 0, "turn {turn}");
+        clients.remove(0);
+        // Its place is taken at once.
+        clients.push(connect(&path, None).unwrap());
     }
 }

@@ -5,9 +5,10 @@ use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::sync::Arc;
 
 use callgate_points::at;
-use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_INVALID_PARAMETER};
+use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_INVALID_PARAMETER, STILL_ACTIVE};
 use windows_sys::Win32::System::Threading::{
-    OpenProcess, PROCESS_DUP_HANDLE, PROCESS_QUERY_LIMITED_INFORMATION, PROCESS_SYNCHRONIZE,
+    GetExitCodeProcess, OpenProcess, PROCESS_DUP_HANDLE, PROCESS_QUERY_LIMITED_INFORMATION,
+    PROCESS_SYNCHRONIZE,
 };
 
 use super::user::Sid;
@@ -16,7 +17,7 @@ use crate::poller::{Pollable, Port, Readiness, RegisteredWait, Slot, Source};
 use crate::process::Identity;
 use crate::socket::Socket;
 use crate::sync::Mutex;
-use crate::win::{own, wait};
+use crate::win::{ok, own, wait};
 
 /// What the kernel says of who is at the other end of a pipe.
 #[derive(Clone, Debug)]
@@ -50,6 +51,16 @@ impl Peer {
         let uid = user.map_or(overflow_uid(), Sid::number);
         let identity = Identity { pid, uid, gid: gid() };
         Ok(Peer { identity, process: Arc::new(process) })
+    }
+
+    /// Whether its end has begun. Its handles are closed after that, one by one, and before it is dead.
+    pub(crate) fn is_ending(&self) -> bool {
+        let mut code = 0;
+        // SAFETY: the handle is open; the result is a live local.
+        let known = ok(at!("sys.process.exit_code", unsafe {
+            GetExitCodeProcess(self.process.as_raw_handle(), &raw mut code)
+        }));
+        known.is_ok() && code != STILL_ACTIVE.cast_unsigned()
     }
 }
 

@@ -1,12 +1,12 @@
 //! How the threads of a client sleep until their server wakes them.
 //!
 //! `WaitOnAddress` knows no other process, so what a server rings is an event, one for each connection, which lets one
-//! waiter go. That one, the *leader*, sleeps in the kernel; the others sleep on a word of their own process. Whenever the
-//! leader wakes, for whatever reason, it makes way and wakes all the others: each looks at its own cell, and one of them
-//! becomes the leader. A caller that is alone is the leader always.
+//! waiter go. Who waits for it, and on what the others sleep, is `callgate_proto::sleepers`'; this file is their beds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
+
+use callgate_proto::sleepers::{Bed, Sleepers};
 
 use crate::futex::{self, Waited};
 use crate::win::{Event, has_passed};
@@ -15,21 +15,15 @@ use crate::win::{Event, has_passed};
 #[derive(Debug)]
 pub(super) struct Bell {
     event: Arc<Event>,
-    /// Whether there is a leader.
-    led: AtomicU32,
-    /// Counts the leaders that have woken.
-    round: AtomicU32,
-    /// Those who sleep on `round`, or are about to.
-    followers: AtomicU32,
+    sleepers: Sleepers,
 }
 
 impl Bell {
     pub(super) fn new(event: Arc<Event>) -> Bell {
-        let [led, round, followers] = [const { AtomicU32::new(0) }; 3];
-        Bell { event, led, round, followers }
+        Bell { event, sleepers: Sleepers::new() }
     }
 
-    /// Rings: the leader wakes, now or as soon as there is one.
+    /// Rings: one sleeper wakes, now or as soon as there is one, and wakes the others.
     pub(super) fn ring(&self) {
         self.event.set();
     }
@@ -37,51 +31,39 @@ impl Bell {
     /// Wakes all sleepers of this process.
     pub(super) fn ring_all(&self) {
         self.event.set();
-        self.next_round();
+        self.sleepers.next_round(&Sleep { event: &self.event, deadline_ns: 0 });
     }
 
     /// Sleeps until rung, as long as `word` holds `expected`. May wake for nothing.
     pub(super) fn wait(&self, word: &AtomicU32, expected: u32, deadline_ns: u64) -> Waited {
-        // EDGE followers (other end: `next_round`). We say that we are about to sleep, then look whether there is a leader;
-        // a leader makes way, then looks for followers. All four SeqCst, so not both miss the other: then we lead
-        // ourselves, or are woken.
-        self.followers.fetch_add(1, Ordering::SeqCst);
-        // EDGE round (other end: `next_round`): who sees a leader's count sees the replies that it was rung for.
-        let round = self.round.load(Ordering::Acquire);
-        let waited = if word.load(Ordering::Acquire) != expected {
-            Waited::Changed
-        } else if self.led.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            self.followers.fetch_sub(1, Ordering::SeqCst);
-            return self.lead(word, expected, deadline_ns);
-        } else {
-            futex::wait_private(&self.round, round, Some(deadline_ns))
-        };
-        self.followers.fetch_sub(1, Ordering::SeqCst);
-        waited
+        let bed = Sleep { event: &self.event, deadline_ns };
+        self.sleepers.wait(word, expected, &bed).unwrap_or(Waited::Changed)
     }
+}
 
-    fn lead(&self, word: &AtomicU32, expected: u32, deadline_ns: u64) -> Waited {
-        // Once more: what the last leader was rung for may have come between.
-        let waited = if word.load(Ordering::Acquire) != expected {
-            Waited::Changed
-        } else if !self.event.wait(Some(deadline_ns)) && has_passed(Some(deadline_ns)) {
-            Waited::TimedOut
-        } else {
-            Waited::Woken
-        };
-        // EDGE followers (other end: `wait`).
-        self.led.store(0, Ordering::SeqCst);
-        self.next_round();
-        waited
-    }
+/// One thread's sleep.
+struct Sleep<'a> {
+    event: &'a Event,
+    deadline_ns: u64,
+}
 
-    fn next_round(&self) {
-        // EDGE round (other end: `wait`).
-        self.round.fetch_add(1, Ordering::SeqCst);
-        // EDGE followers (other end: `wait`).
-        if self.followers.load(Ordering::SeqCst) > 0 {
-            futex::wake_private(&self.round, u32::MAX);
+impl Bed for Sleep<'_> {
+    type Woken = Waited;
+
+    fn wait_for_ring(&self) -> Waited {
+        let deadline_ns = Some(self.deadline_ns);
+        match !self.event.wait(deadline_ns) && has_passed(deadline_ns) {
+            true => Waited::TimedOut,
+            false => Waited::Woken,
         }
+    }
+
+    fn wait_for_round(&self, round: &AtomicU32, seen: u32) -> Waited {
+        futex::wait_private(round, seen, Some(self.deadline_ns))
+    }
+
+    fn wake(&self, round: &AtomicU32) {
+        futex::wake_private(round, u32::MAX);
     }
 }
 
@@ -89,6 +71,7 @@ impl Bell {
 mod tests {
     use super::*;
     use crate::clock::deadline_ns;
+    use std::sync::atomic::Ordering;
     use std::time::Duration;
 
     #[test]

@@ -82,18 +82,31 @@ impl Pipe {
         };
         let section = copy_of(&peer.process, number);
         let event = match event {
-            0 => None,
-            number => copy_of(&peer.process, number).ok(),
+            0 => Ok(None),
+            number => copy_of(&peer.process, number).map(Some),
         };
-        let state = &mut *self.state();
-        state.passing.taken = state.passing.taken.saturating_add(1);
-        let told = state.tell_what_was_taken();
-        match section {
-            Ok(section) => Ok((Some(MemFd::from_peer(Some(section), event)), false)),
-            // It has closed the connection, and after that what it had lent.
-            Err(_) if matches!(told, Err(SendError::Closed)) => Err(RecvError::Closed),
-            Err(error) if is_no_handle(&error) => Ok((Some(MemFd::from_peer(None, event)), false)),
-            Err(_) => Ok((None, true)),
+        let told = {
+            let state = &mut *self.state();
+            state.passing.taken = state.passing.taken.saturating_add(1);
+            state.tell_what_was_taken()
+        };
+        let (section, event) = match (section, event) {
+            (Ok(section), Ok(event)) => {
+                return Ok((Some(MemFd::from_peer(Some(section), event)), false));
+            }
+            other => other,
+        };
+        // It has closed the connection, and after that what it had lent; or it is ending, and its handles went first.
+        if matches!(told, Err(SendError::Closed)) || peer.is_ending() || self.is_closed() {
+            return Err(RecvError::Closed);
+        }
+        let is_its_fault = [section.as_ref().err(), event.as_ref().err()]
+            .iter()
+            .flatten()
+            .all(|error| is_no_handle(error));
+        match is_its_fault {
+            true => Ok((Some(MemFd::from_peer(section.ok(), event.ok().flatten())), false)),
+            false => Ok((None, true)),
         }
     }
 }

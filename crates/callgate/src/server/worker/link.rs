@@ -10,7 +10,7 @@ use callgate_proto::cell::Doorbell;
 use callgate_proto::chain::{Intake, Taken};
 use callgate_proto::wire::{MESSAGE_MAX, Message};
 use callgate_sys::process;
-use callgate_sys::socket::RecvError;
+use callgate_sys::socket::{MEMORY_GOES_WITH_ITS_SENDER, RecvError};
 
 use crate::region::{Incoming, Piece, Unusable};
 use crate::server::Handler;
@@ -140,6 +140,8 @@ fn read_regions(connection: &Connection, incoming: &mut Incoming) -> Result<(), 
     for _ in 0..4 * REGIONS_MAX {
         match read_message(connection, incoming)? {
             Read::Message | Read::Region => {}
+            // The announcement may have come, and its memory not.
+            Read::Closed if MEMORY_GOES_WITH_ITS_SENDER => return Err(Unusable::gone()),
             Read::Empty | Read::Closed => break,
         }
     }
