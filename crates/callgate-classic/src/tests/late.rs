@@ -1,0 +1,141 @@
+//! Answers that come late or never, and what becomes of the exchanges after them.
+
+use super::*;
+
+#[test]
+fn an_answer_that_comes_late_is_nobodys() {
+    let names = names("late");
+    let (handler, told, go) = held();
+    let server = Server::serve(&names, handler).unwrap();
+    let client = Client::with(&names, impatient());
+    assert_eq!(call_in_vain(&client, 1), ServerState::Alive);
+    assert_eq!(told.recv(), Ok(1));
+    // The next one is another client of this process: what is owed is owed to all of them.
+    drop(client);
+    let next = super::client(&names);
+    thread::scope(|scope| {
+        let call = scope.spawn(|| next.call(&ask(2)));
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+        assert_eq!(call.join().unwrap().unwrap(), answer(2));
+    });
+    assert_eq!(next.status().late, 1);
+    until(|| server.status().answered == 2);
+}
+
+/// A server of another kind: it has no mutex, and here it takes one request and never answers.
+#[test]
+fn an_answer_that_does_not_come_fails_one_call_only() {
+    let names = names("unsettled");
+    let security = Security::of(&Access::System).unwrap();
+    let memory = Section::create(names.of(Object::Memory), 16, &security).unwrap();
+    let exec = Event::create(names.of(Object::Exec), &security).unwrap();
+    let done = Event::create(names.of(Object::Done), &security).unwrap();
+    let options = ClientOptions { settle: Duration::from_millis(20), ..impatient() };
+    let client = Client::with(&names, options);
+    thread::scope(|scope| {
+        scope.spawn(|| system::wait(&[Any::Event(&exec)], Duration::from_secs(120)).unwrap());
+        assert_eq!(call_in_vain(&client, 1), ServerState::Unknown);
+    });
+    match client.call(&ask(2)) {
+        Err(CallError::Unsettled { name, waited }) => {
+            assert_eq!(name, names.of(Object::Memory));
+            assert!(waited >= Duration::from_millis(20));
+        }
+        other => panic!("{other:?}"),
+    }
+    match client.call(&ask(3)) {
+        Err(CallError::NoAnswer { started: Started::NotStarted, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(!is_set(&exec) && !is_set(&done));
+    // Nobody else has it now.
+    drop((memory, exec, done));
+    let _server = Server::serve(&names, add).unwrap();
+    assert_eq!(super::client(&names).call(&ask(4)).unwrap(), answer(4));
+}
+
+#[test]
+fn a_server_that_is_at_an_old_request_does_the_new_one() {
+    let names = names("old");
+    let (handler, told, go) = held();
+    let server = Server::serve(&names, handler).unwrap();
+    let options = ClientOptions { settle: Duration::from_millis(20), ..impatient() };
+    let client = Client::with(&names, options);
+    assert_eq!(call_in_vain(&client, 1), ServerState::Alive);
+    assert_eq!(told.recv(), Ok(1));
+    // Taken back: the server is still at the first, and never sees this one.
+    match client.call(&ask(2)) {
+        Err(CallError::NoAnswer { started: Started::NotStarted, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    drop(go);
+    // The second wrote over the first, whose answer is held back for that.
+    until(|| server.status().dropped == 1);
+    assert_eq!(super::client(&names).call(&ask(3)).unwrap(), answer(3));
+    assert_eq!(told.recv(), Ok(3));
+}
+
+#[test]
+fn a_request_that_comes_meanwhile_goes_before_an_old_answer() {
+    let names = names("meanwhile");
+    let (handler, told, go) = held();
+    let server = Server::serve(&names, handler).unwrap();
+    // A client of another kind.
+    let memory = Section::open(names.of(Object::Memory)).unwrap();
+    let exec = Event::open(names.of(Object::Exec)).unwrap();
+    let done = Event::open(names.of(Object::Done)).unwrap();
+    for number in 1..3 {
+        memory.write(ask(number).as_bytes());
+        exec.set().unwrap();
+        if number == 1 {
+            assert_eq!(told.recv(), Ok(1));
+        }
+    }
+    drop(go);
+    assert_eq!(told.recv(), Ok(2));
+    let limit = Duration::from_secs(120);
+    assert_eq!(system::wait(&[Any::Event(&done)], limit).unwrap(), Woken::Object(0));
+    assert!(memory.holds(answer(2).as_bytes()));
+    assert!(!is_set(&done));
+    until(|| server.status().answered == 1);
+    assert_eq!(server.status().dropped, 1);
+}
+
+#[test]
+fn answers_that_nobody_waits_for() {
+    let names = names("nobody");
+    let (handler, told, go) = held();
+    let options = ServerOptions {
+        patience: Some(Duration::from_millis(20)),
+        watch_free: true,
+        ..ServerOptions::default()
+    };
+    let server = Server::serve_with(&names, options, handler).unwrap();
+    let done = Event::open(names.of(Object::Done)).unwrap();
+    // Set without Free: the request of a client that is gone.
+    Event::open(names.of(Object::Exec)).unwrap().set().unwrap();
+    until(|| server.status().skipped == 1);
+    // A client that gave up, and one that is too late.
+    // The server may find that one gone before it runs its request.
+    let client = Client::with(&names, impatient());
+    call_in_vain(&client, 1);
+    while told.recv_timeout(Duration::from_millis(100)).is_err() {
+        call_in_vain(&client, 1);
+    }
+    go.send(()).unwrap();
+    until(|| server.status().dropped == 1);
+    assert!(!is_set(&done));
+    let security = Security::of(&Access::System).unwrap();
+    // Free is owned, but the answer took longer than the clients' patience.
+    let free = system::Mutex::create(names.of(Object::Free), &security).unwrap();
+    system::wait(&[Any::Mutex(&free)], Duration::from_secs(120)).unwrap();
+    Event::open(names.of(Object::Exec)).unwrap().set().unwrap();
+    told.recv().unwrap();
+    thread::sleep(Duration::from_millis(20));
+    go.send(()).unwrap();
+    until(|| server.status().dropped == 2);
+    assert!(!is_set(&done));
+    free.release().unwrap();
+    assert_eq!(server.status().answered, 0);
+}
