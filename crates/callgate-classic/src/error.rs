@@ -55,6 +55,18 @@ pub enum ObjectError {
         /// Bytes of the pages that the struct needs.
         want_pages: usize,
     },
+    /// The memory is a file's: whoever may write the file could cut it off, and a touch of the bytes that are gone ends
+    /// a program; a share could keep it waiting for as long as it likes. The protocol's memory is backed by the page
+    /// file: end the program that made this one, or mend it.
+    #[error(
+        "the memory {name:?} is not backed by the page file but by a file or a device (attributes {attributes:#x})"
+    )]
+    NotPageFile {
+        /// Its name.
+        name: String,
+        /// What the system says of it: its `SEC_` bits.
+        attributes: u32,
+    },
     /// The text of [`Access::Sddl`](crate::Access::Sddl) is not SDDL.
     #[error("no security descriptor: {sddl:?}")]
     Sddl {

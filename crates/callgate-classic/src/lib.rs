@@ -52,6 +52,7 @@
 //! | one thread takes Free twice | a lock of this process stands before Free; a thread that is inside gets `WouldDeadlock`. Calls block, and are bound to their thread |
 //! | the memory exists when a server starts | a server of this crate owns a mutex of its own while it serves (`Names::with_owner`). Owned: `AlreadyServed`. Free or abandoned, and the size fits: adopted, or refused if asked (`Existing`), since a C server has no such mutex |
 //! | two sizes | the real size is asked for, which is in whole pages; fewer than the struct needs, or more, is `Size`; `accept_larger` allows more. Within one page differences cannot be seen: keep the two sides' structs alike, with fixed widths, for 32- and 64-bit programs |
+//! | memory that is not the page file's | `NotPageFile`: who may write a file could cut it off under a touch, and a share could keep one waiting |
 //! | an event that exists with manual reset | `ManualReset` |
 //! | a name that another kind of object has | `WrongKind` |
 //! | no rights | `Denied`, which is not `NotRunning`. `Access::Sddl` gives the objects that this side makes another descriptor: memory and events of a server, Free of the client that comes first |

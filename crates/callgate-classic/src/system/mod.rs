@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Denied,
     /// The name belongs to another kind.
     WrongKind,
+    /// It is memory that is not backed by the page file, with these attributes.
+    NotPageFile(u32),
     /// This call failed for another reason.
     Os(&'static str, io::Error),
 }
@@ -39,6 +41,7 @@ impl Fault {
         match self {
             Self::Denied => ObjectError::Denied { object, name },
             Self::WrongKind => ObjectError::WrongKind { object, name },
+            Self::NotPageFile(attributes) => ObjectError::NotPageFile { name, attributes },
             Self::NotFound => {
                 let source = io::ErrorKind::NotFound.into();
                 ObjectError::Os { object, name, call: "open", source }

@@ -16,7 +16,7 @@ use crate::options::Access;
 enum Kind {
     Event { set: bool, resets_itself: bool },
     Mutex { owner: Option<ThreadId>, times: u32, abandoned: bool },
-    Section(Vec<u8>),
+    Section { memory: Vec<u8>, of_a_file: bool },
 }
 
 struct Object {
@@ -173,17 +173,33 @@ impl Section {
         security: &Security,
     ) -> Result<(Self, bool), Fault> {
         let memory = vec![0; bytes.next_multiple_of(page_bytes())];
-        let (object, existed) = create(name, Kind::Section(memory), security)?;
-        Ok((Self(object), existed))
+        let kind = Kind::Section { memory, of_a_file: false };
+        let (object, existed) = create(name, kind, security)?;
+        Ok((Self::checked(object)?, existed))
+    }
+
+    /// Makes one that is a file's, as other programs may.
+    pub(crate) fn of_a_file(name: &str, bytes: usize) -> impl Sized + use<> {
+        let kind = Kind::Section { memory: vec![0; bytes], of_a_file: true };
+        create(name, kind, &Security { denies: false }).unwrap().0
     }
 
     pub(crate) fn open(name: &str) -> Result<Self, Fault> {
-        Ok(Self(open(name, |kind| matches!(kind, Kind::Section(_)))?))
+        Self::checked(open(name, |kind| matches!(kind, Kind::Section { .. }))?)
+    }
+
+    fn checked(object: Arc<Object>) -> Result<Self, Fault> {
+        /// `SEC_FILE`.
+        const FILE: u32 = 0x0080_0000;
+        if matches!(&*lock(&object.kind), Kind::Section { of_a_file: true, .. }) {
+            return Err(Fault::NotPageFile(FILE));
+        }
+        Ok(Self(object))
     }
 
     fn with<R>(&self, use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         match &mut *lock(&self.0.kind) {
-            Kind::Section(memory) => use_it(memory),
+            Kind::Section { memory, .. } => use_it(memory),
             _ => unreachable!("only sections are opened as such"),
         }
     }
@@ -226,7 +242,7 @@ fn take(object: &Object) -> Option<fn(usize) -> Woken> {
             (*owner, *times) = (Some(here), *times + 1);
             Some(if std::mem::take(abandoned) { Woken::Abandoned } else { Woken::Object })
         }
-        Kind::Section(_) => unreachable!("nobody waits for memory"),
+        Kind::Section { .. } => unreachable!("nobody waits for memory"),
     }
 }
 

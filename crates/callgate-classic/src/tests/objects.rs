@@ -133,6 +133,27 @@ fn objects_that_others_may_not_use() {
     }
 }
 
+/// Whoever may write the file can cut it off under the feet of those who touch the memory.
+#[test]
+fn memory_that_is_a_files() {
+    let names = names("file");
+    let security = Security::of(&Access::System).unwrap();
+    let _memory = Section::of_a_file(names.of(Object::Memory), 4_096);
+    let _exec = Event::create(names.of(Object::Exec), &security).unwrap();
+    let _done = Event::create(names.of(Object::Done), &security).unwrap();
+    match Client::with(&names, impatient()).call(&ask(1)) {
+        Err(CallError::Object(ObjectError::NotPageFile { name, attributes })) => {
+            assert_eq!(name, names.of(Object::Memory));
+            assert_ne!(attributes, 0);
+        }
+        other => panic!("{other:?}"),
+    }
+    match Server::serve(&names, add) {
+        Err(ServeError::Object(ObjectError::NotPageFile { .. })) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
 /// A client that lets go after each call leaves no name behind, so even a server that insists on new memory can start.
 #[test]
 fn a_client_that_does_not_stay() {

@@ -202,7 +202,7 @@ fn object(error: &ObjectError) -> (Code, &'static str) {
         ObjectError::Denied { .. } => {
             (Code::Refused, "\nNames under Global\\ need a service's or an administrator's rights.")
         }
-        ObjectError::ManualReset { .. } => (Code::Violation, ""),
+        ObjectError::ManualReset { .. } | ObjectError::NotPageFile { .. } => (Code::Violation, ""),
         _ => (Code::Internal, ""),
     }
 }
@@ -232,6 +232,7 @@ mod tests {
                 ObjectError::Size { name: name(), have: 1, want: 2, want_pages: 3 }.into(),
                 Code::Usage,
             ),
+            (ObjectError::NotPageFile { name: name(), attributes: 1 }.into(), Code::Violation),
             (ServeError::NoMemory { bytes: 1 }, Code::Internal),
         ] {
             assert_eq!(Failure::from(error).code, code as u8);

@@ -1,13 +1,18 @@
 //! Memory that other processes map too, and may write at any time: never a reference to it, only copies in and out.
 
+use std::ffi::c_void;
+use std::io;
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
 
-use windows_sys::Win32::Foundation::{ERROR_ALREADY_EXISTS, GetLastError, INVALID_HANDLE_VALUE};
+use windows_sys::Win32::Foundation::{
+    ERROR_ALREADY_EXISTS, GetLastError, HANDLE, INVALID_HANDLE_VALUE,
+};
 use windows_sys::Win32::System::Memory::{
     CreateFileMappingW, FILE_MAP_READ, FILE_MAP_WRITE, MEM_COMMIT, MEM_MAPPED,
     MEMORY_BASIC_INFORMATION, MEMORY_MAPPED_VIEW_ADDRESS, MapViewOfFile, OpenFileMappingW,
-    PAGE_READWRITE, UnmapViewOfFile, VirtualQuery,
+    PAGE_READWRITE, SEC_COMMIT, SEC_LARGE_PAGES, SEC_NOCACHE, SEC_RESERVE, SEC_WRITECOMBINE,
+    UnmapViewOfFile, VirtualQuery,
 };
 
 use super::{Security, fault, owned, wide};
@@ -17,6 +22,10 @@ use crate::system::Fault;
 pub(crate) fn page_bytes() -> usize {
     4096
 }
+
+/// Enough to map one for reading and writing, and to ask what it is.
+const RIGHTS: u32 = FILE_MAP_READ | FILE_MAP_WRITE | SECTION_QUERY;
+const SECTION_QUERY: u32 = 1;
 
 /// A file mapping backed by the page file, mapped whole.
 ///
@@ -60,16 +69,37 @@ impl Section {
         Ok((Self::map(handle)?, error == ERROR_ALREADY_EXISTS))
     }
 
+    /// Makes one that is a file's, as other programs may. The file goes with it.
+    #[cfg(test)]
+    pub(crate) fn of_a_file(name: &str, bytes: usize) -> impl Sized + use<> {
+        use std::os::windows::fs::OpenOptionsExt;
+        const FILE_FLAG_DELETE_ON_CLOSE: u32 = 0x0400_0000;
+        let path = std::env::temp_dir().join(name);
+        let mut options = std::fs::File::options();
+        options.read(true).write(true).create_new(true).custom_flags(FILE_FLAG_DELETE_ON_CLOSE);
+        let file = options.open(path).unwrap();
+        file.set_len(bytes as u64).unwrap();
+        let name = wide(name);
+        // SAFETY: an open file; the name ends with a NUL and outlives the call; null stands for the default security.
+        let handle = unsafe {
+            let file = file.as_raw_handle();
+            CreateFileMappingW(file, std::ptr::null(), PAGE_READWRITE, 0, 0, name.as_ptr())
+        };
+        // SAFETY: just returned, to us alone.
+        (unsafe { owned("CreateFileMappingW", handle) }.unwrap(), file)
+    }
+
     /// Opens the one that has the name.
     pub(crate) fn open(name: &str) -> Result<Self, Fault> {
         let name = wide(name);
         // SAFETY: the name ends with a NUL and outlives the call.
-        let handle = unsafe { OpenFileMappingW(FILE_MAP_READ | FILE_MAP_WRITE, 0, name.as_ptr()) };
+        let handle = unsafe { OpenFileMappingW(RIGHTS, 0, name.as_ptr()) };
         // SAFETY: just returned, to us alone.
         Self::map(unsafe { owned("OpenFileMappingW", handle) }?)
     }
 
     fn map(handle: OwnedHandle) -> Result<Self, Fault> {
+        check(handle.as_raw_handle())?;
         let access = FILE_MAP_READ | FILE_MAP_WRITE;
         // SAFETY: an open handle of a mapping. No length: all of it, at an address of the system's choice.
         let view = unsafe { MapViewOfFile(handle.as_raw_handle(), access, 0, 0, 0) };
@@ -141,6 +171,48 @@ impl Section {
             have == want
         })
     }
+}
+
+/// `SEC_` bits of memory that the page file backs, whole or as it is needed.
+const OF_THE_PAGE_FILE: u32 = SEC_COMMIT | SEC_RESERVE;
+/// And those that say how it is cached, which may stand beside them.
+const HOW_CACHED: u32 = SEC_NOCACHE | SEC_WRITECOMBINE | SEC_LARGE_PAGES;
+/// All that say what kind of mapping it is: of a file, of an image, and the like.
+const KINDS: u32 = 0xffff_0000;
+
+/// Refuses memory that could be cut off, or wait for somebody, under a touch. What a mapping is never changes.
+fn check(section: HANDLE) -> Result<(), Fault> {
+    let mut basic = SectionBasicInformation { base: 0, attributes: 0, size: 0 };
+    let bytes = size_of::<SectionBasicInformation>();
+    // SAFETY: an open handle; the class is the one whose answer has this type and length; no length is returned.
+    let status = unsafe { NtQuerySection(section, 0, (&raw mut basic).cast(), bytes, null_mut()) };
+    if status < 0 {
+        let what = format!("status {status:#010x}");
+        return Err(Fault::Os("NtQuerySection", io::Error::other(what)));
+    }
+    let kind = basic.attributes & KINDS & !HOW_CACHED;
+    if kind == 0 || kind & !OF_THE_PAGE_FILE != 0 {
+        return Err(Fault::NotPageFile(basic.attributes));
+    }
+    Ok(())
+}
+
+#[repr(C)]
+struct SectionBasicInformation {
+    base: usize,
+    attributes: u32,
+    size: i64,
+}
+
+#[link(name = "ntdll")]
+unsafe extern "system" {
+    fn NtQuerySection(
+        section: HANDLE,
+        class: i32,
+        information: *mut c_void,
+        information_bytes: usize,
+        returned_bytes: *mut usize,
+    ) -> i32;
 }
 
 impl Drop for Section {
