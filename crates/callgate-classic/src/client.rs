@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::Plain;
 use crate::error::{CallError, Holder, ObjectError, ServerState, Started};
 use crate::exchange::{self, Awaited, End, Free, Limits, Memory, Table};
-use crate::gate::{Closed, Gate, lock};
+use crate::gate::{Closed, Gate, Left, lock};
 use crate::names::{Names, Object};
 use crate::options::{Access, ClientOptions};
 use crate::server::serves_here;
@@ -158,11 +158,21 @@ impl<T: Plain> Client<T> {
             answer: self.options.answer,
         };
         let sent = Instant::now();
-        let mut table =
-            Turn { names: &self.names, attached, free, request, answer, is_mine, began: sent };
-        let mut memory = self.gate.left_behind();
+        let Left { mut memory, elsewhere } = self.gate.left_behind(&self.names);
+        let mut table = Turn {
+            names: &self.names,
+            attached,
+            free,
+            request,
+            answer,
+            is_mine,
+            elsewhere,
+            began: sent,
+        };
         let end = exchange::exchange(&mut table, &mut memory, limits);
-        self.gate.leave_behind(memory);
+        if !matches!(end, Ok(End::Busy)) {
+            self.gate.leave_behind(&self.names, memory);
+        }
         self.count(&memory, matches!(end, Ok(End::Answered)));
         let end = self.ended(&mut place, end, began);
         if !self.options.stay_attached {
@@ -203,7 +213,7 @@ impl<T: Plain> Client<T> {
         }
         match Section::open(self.names.of(Object::Memory)) {
             Err(Fault::NotFound) => {
-                self.gate.forget();
+                self.gate.forget(&self.names);
                 ServerState::Gone
             }
             _ => ServerState::Unknown,
@@ -239,7 +249,7 @@ impl<T: Plain> Client<T> {
         };
         let section = Section::open(names.of(Object::Memory)).inspect_err(|fault| {
             if matches!(fault, Fault::NotFound) {
-                self.gate.forget();
+                self.gate.forget(names);
             }
         });
         let section = section.map_err(failed(Object::Memory))?;
@@ -251,8 +261,7 @@ impl<T: Plain> Client<T> {
         let owner = system::Mutex::open(names.of(Object::Owner)).ok().filter(is_owned);
         if owner.is_some() {
             // Whoever had a request before it: this one has drained both events since.
-            let memory = self.gate.left_behind();
-            self.gate.leave_behind(Memory { suspect: false, ..memory });
+            self.gate.trust(names);
         }
         Ok(Attached { section, exec, done, owner })
     }
@@ -336,6 +345,8 @@ struct Turn<'a, T, F> {
     request: &'a T,
     answer: &'a mut T,
     is_mine: F,
+    /// What was left is another endpoint's.
+    elsewhere: bool,
     began: Instant,
 }
 
@@ -397,7 +408,7 @@ impl<T: Plain, F: FnMut(&T) -> bool> Table for Turn<'_, T, F> {
     }
 
     fn holds_back(&self) -> bool {
-        self.attached.owner.is_some()
+        self.attached.owner.is_some() && !self.elsewhere
     }
 
     fn now(&self) -> Duration {

@@ -10,9 +10,9 @@
 //!   the signal or a server does, never both. The call certainly did not run, and nothing comes late.
 //! - *Done, set:* the late answer is there. It is drained just before Exec is set.
 //! - *Nothing, as the server is still at it:* an answer is **owed**. It would be written over the next request, and its
-//!   Done would be taken for the next request's. So the next exchange of this client waits for it first (`settle`),
-//!   with Free, so that no other client is met by it. If it does not come the exchange ends with [`End::Unsettled`],
-//!   and the answer counts as owed no more: its server may be dead.
+//!   Done would be taken for the next request's. So this process's next exchange in that memory, or with that Done,
+//!   waits for it first (`settle`), with Free, so that no other client is met by it. If it does not come the exchange
+//!   ends with [`End::Unsettled`], and the answer counts as owed no more: its server may be dead.
 //!
 //! A server of this crate holds late answers back itself, as far as it can tell, and then none comes: with such a one
 //! the exchange goes on after the wait.
@@ -56,7 +56,7 @@ pub(crate) trait Table {
     fn set_exec(&mut self) -> Result<(), Self::Error>;
     /// Copies the answer out, and tells whether it belongs to the request, as far as the caller knows.
     fn read_answer(&mut self) -> bool;
-    /// Whether the server is known to hold back answers that are late.
+    /// Whether the server that an answer is owed by is known to hold back answers that are late.
     fn holds_back(&self) -> bool;
     /// Time since some instant.
     fn now(&self) -> Duration;

@@ -5,13 +5,12 @@
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::exchange::Memory;
-use crate::names::key;
+use crate::names::{Names, Object, key};
 
 /// The locks that clients use, or that know of something left behind, by the key of Free's name.
 static GATES: Mutex<Option<HashMap<String, Arc<Gate>>>> = Mutex::new(None);
@@ -21,9 +20,37 @@ static GATES: Mutex<Option<HashMap<String, Arc<Gate>>>> = Mutex::new(None);
 pub(crate) struct Gate {
     inside: Mutex<Option<ThreadId>>,
     left: Condvar,
-    /// What this process has left in the memory. Written and read by who is inside.
-    owed: AtomicBool,
-    suspect: AtomicBool,
+    /// What this process has left, and where. Written and read by who is inside.
+    debts: Mutex<Vec<Debt>>,
+}
+
+/// What was left at one of the endpoints that have this Free: most often there is one only.
+#[derive(Debug)]
+struct Debt {
+    memory: String,
+    done: String,
+    owed: bool,
+    suspect: bool,
+}
+
+impl Debt {
+    /// Whether it is this endpoint's own.
+    fn is_of(&self, names: &Names) -> bool {
+        self.memory == key(names.of(Object::Memory)) && self.done == key(names.of(Object::Done))
+    }
+
+    /// Whether a late answer would meet exchanges of this endpoint: by its bytes, or by its Done.
+    fn meets(&self, names: &Names) -> bool {
+        self.memory == key(names.of(Object::Memory)) || self.done == key(names.of(Object::Done))
+    }
+}
+
+/// What this process has left where it meets the exchanges of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Left {
+    pub(crate) memory: Memory,
+    /// Some of it at another endpoint with the same memory or the same Done, of whose server this one's says nothing.
+    pub(crate) elsewhere: bool,
 }
 
 /// Why nobody gets in.
@@ -46,9 +73,7 @@ impl Gate {
     pub(crate) fn of(free: &str) -> Arc<Self> {
         let mut gates = lock(&GATES);
         let gates = gates.get_or_insert_default();
-        gates.retain(|_, gate| {
-            Arc::strong_count(gate) > 1 || gate.left_behind() != Memory::default()
-        });
+        gates.retain(|_, gate| Arc::strong_count(gate) > 1 || !lock(&gate.debts).is_empty());
         gates.entry(key(free).to_owned()).or_default().clone()
     }
 
@@ -72,21 +97,40 @@ impl Gate {
         Ok(Inside { gate: self, of_one_thread: PhantomData })
     }
 
-    /// What this process has left in the memory; for who is inside.
-    pub(crate) fn left_behind(&self) -> Memory {
-        let (owed, suspect) = (self.owed.load(Relaxed), self.suspect.load(Relaxed));
-        Memory { owed, suspect, ..Memory::default() }
+    /// What this process has left that an exchange of this endpoint could meet; for who is inside.
+    pub(crate) fn left_behind(&self, names: &Names) -> Left {
+        let mut left = Left { memory: Memory::default(), elsewhere: false };
+        for debt in lock(&self.debts).iter().filter(|debt| debt.meets(names)) {
+            left.memory.owed |= debt.owed;
+            left.memory.suspect |= debt.suspect;
+            left.elsewhere |= !debt.is_of(names);
+        }
+        left
     }
 
-    /// Notes what this process has left; for who is inside.
-    pub(crate) fn leave_behind(&self, memory: Memory) {
-        self.owed.store(memory.owed, Relaxed);
-        self.suspect.store(memory.suspect, Relaxed);
+    /// Notes what is left after an exchange of this endpoint, which has settled all that it could meet; for who is
+    /// inside.
+    pub(crate) fn leave_behind(&self, names: &Names, memory: Memory) {
+        let mut debts = lock(&self.debts);
+        debts.retain(|debt| !debt.meets(names));
+        let Memory { owed, suspect, .. } = memory;
+        if owed || suspect {
+            let name = |object| key(names.of(object)).to_owned();
+            let (memory, done) = (name(Object::Memory), name(Object::Done));
+            debts.push(Debt { memory, done, owed, suspect });
+        }
     }
 
-    /// No memory is there any more in which anything could have been left; for who is inside.
-    pub(crate) fn forget(&self) {
-        self.leave_behind(Memory::default());
+    /// A server is there that has drained both events of this endpoint since anything was left; for who is inside.
+    pub(crate) fn trust(&self, names: &Names) {
+        let mut debts = lock(&self.debts);
+        debts.iter_mut().filter(|debt| debt.is_of(names)).for_each(|debt| debt.suspect = false);
+        debts.retain(|debt| debt.owed || debt.suspect);
+    }
+
+    /// The memory is not there any more in which something could have been left; for who is inside.
+    pub(crate) fn forget(&self, names: &Names) {
+        lock(&self.debts).retain(|debt| debt.memory != key(names.of(Object::Memory)));
     }
 }
 
@@ -113,12 +157,47 @@ mod tests {
         assert!(!Arc::ptr_eq(&gate, &Gate::of(r"Global\gate-test")));
     }
 
+    fn names(memory: &str, done: &str) -> Names {
+        Names::new(memory, "exec", done, "gate-left").unwrap()
+    }
+
+    const OWED: Memory = Memory { owed: true, suspect: false, abandoned: 0, late: 0, withdrawn: 0 };
+    const NOTHING: Memory = Memory { owed: false, ..OWED };
+
+    #[test]
+    fn what_was_left_meets_who_has_the_memory_or_done() {
+        let gate = Gate::default();
+        let first = names("m", "d");
+        gate.leave_behind(&first, OWED);
+        for (memory, done, met, elsewhere) in [
+            ("m", "d", OWED, false),
+            (r"Local\m", "d", OWED, false),
+            ("m", "d2", OWED, true),
+            ("m2", "d", OWED, true),
+            ("m2", "d2", NOTHING, false),
+        ] {
+            let left = gate.left_behind(&names(memory, done));
+            assert_eq!(left, Left { memory: met, elsewhere }, "{memory} {done}");
+        }
+        // Others' memories and exchanges are nothing to it.
+        gate.forget(&names("m2", "d"));
+        gate.leave_behind(&names("m2", "d2"), Memory { suspect: true, ..OWED });
+        assert_eq!(gate.left_behind(&first).memory, OWED);
+        gate.trust(&names("m2", "d2"));
+        assert_eq!(gate.left_behind(&names("m2", "d2")).memory, OWED);
+        // Who has met it has settled it.
+        gate.leave_behind(&names("m", "d2"), NOTHING);
+        assert_eq!(gate.left_behind(&first).memory, NOTHING);
+        assert!(lock(&gate.debts).is_empty());
+    }
+
     #[test]
     fn what_was_left_behind_outlives_the_clients() {
-        let left = Memory { owed: true, ..Memory::default() };
-        Gate::of("gate-left").leave_behind(left);
-        assert_eq!(Gate::of("gate-left").left_behind(), left);
-        Gate::of("gate-left").forget();
+        let names = names("m", "d");
+        Gate::of("gate-left").leave_behind(&names, OWED);
+        let _other = Gate::of("gate-other");
+        assert_eq!(Gate::of("gate-left").left_behind(&names).memory, OWED);
+        Gate::of("gate-left").forget(&names);
         let _other = Gate::of("gate-other");
         assert!(!lock(&GATES).as_ref().unwrap().contains_key("gate-left"));
     }

@@ -49,6 +49,7 @@
 //! | Exec is still set when a server starts | it is drained, and Done with it, before the memory appears; a request that a live client sets just then is lost, and that client runs out of time |
 //! | Free on every way out | released by a guard, also for errors and panics |
 //! | a client dies with Free | the next one owns it, takes back Exec if it is set, waits up to `settle` for the dead one's answer, and writes all of the memory anew |
+//! | several endpoints have one Free | their clients take turns. What is owed is kept for each memory and each Done by itself, so a call to one says nothing of another's late answer. That a client died is told once, to whoever owns Free next, and only the endpoint that this one calls is settled |
 //! | one thread takes Free twice | a lock of this process stands before Free; a thread that is inside gets `WouldDeadlock`. Calls block, and are bound to their thread |
 //! | the memory exists when a server starts | a server of this crate owns a mutex of its own while it serves (`Names::with_owner`). Owned: `AlreadyServed`. Free or abandoned, and the size fits: adopted, or refused if asked (`Existing`), since a C server has no such mutex |
 //! | two sizes | the real size is asked for, which is in whole pages; fewer than the struct needs, or more, is `Size`; `accept_larger` allows more. Within one page differences cannot be seen: keep the two sides' structs alike, with fixed widths, for 32- and 64-bit programs |
@@ -73,10 +74,11 @@
 //!
 //! - A `NotStarted` request never ran, and no answer to it comes.
 //! - An answer that came between two exchanges is drained, and is taken for nobody's.
-//! - After a time-out of its own, a client writes no further request until that answer has come, or `settle` has passed
-//!   as well: then the call fails with `Unsettled` and has sent nothing. (With a server of this crate, which holds back
-//!   late answers and works on a copy, it goes on.) So a server that takes less than `answer` and `settle` together
-//!   confuses no client of this crate that is alone.
+//! - After a time-out of its own, a client writes no further request into that memory until that answer has come, or
+//!   `settle` has passed as well, whatever its process calls elsewhere meanwhile: then the call fails with `Unsettled`
+//!   and has sent nothing. (With a server of this crate, which holds back late answers and works on a copy, it goes
+//!   on.) So a server that takes less than `answer` and `settle` together confuses no client of this crate that is
+//!   alone.
 //!
 //! What is not certain, with a server or clients that do not know of all this:
 //!

@@ -55,6 +55,35 @@ fn an_answer_that_does_not_come_fails_one_call_only() {
     assert_eq!(super::client(&names).call(&ask(4)).unwrap(), answer(4));
 }
 
+/// Of two endpoints whose clients take turns by one Free, the one whose server owes nothing says nothing of the other.
+#[test]
+fn an_answer_is_owed_by_one_endpoint_and_not_by_its_neighbour() {
+    let names = names("neighbour");
+    let beside = self::names("neighbour-beside");
+    let of = |object| beside.of(object);
+    let beside =
+        Names::new(of(Object::Memory), of(Object::Exec), of(Object::Done), names.of(Object::Free))
+            .unwrap();
+    let security = Security::of(&Access::System).unwrap();
+    let _memory = Section::create(names.of(Object::Memory), 16, &security).unwrap();
+    let exec = Event::create(names.of(Object::Exec), &security).unwrap();
+    let _done = Event::create(names.of(Object::Done), &security).unwrap();
+    let client = Client::with(&names, impatient());
+    thread::scope(|scope| {
+        scope.spawn(|| system::wait(&[Any::Event(&exec)], Duration::from_secs(120)).unwrap());
+        assert_eq!(call_in_vain(&client, 1), ServerState::Unknown);
+    });
+    // Neither an exchange there, nor one that finds no memory.
+    assert!(matches!(super::client(&beside).call(&ask(2)), Err(CallError::NotRunning { .. })));
+    let _server = Server::serve(&beside, add).unwrap();
+    assert_eq!(super::client(&beside).call(&ask(2)).unwrap(), answer(2));
+    let options = ClientOptions { settle: Duration::from_millis(20), ..impatient() };
+    match Client::with(&names, options).call(&ask(3)) {
+        Err(CallError::Unsettled { .. }) => assert!(!is_set(&exec)),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_server_that_is_at_an_old_request_does_the_new_one() {
     let names = names("old");
