@@ -48,6 +48,9 @@ pub struct BridgeArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     method: u32,
     /// Give each call that long, of which --wait is a part; less than the old clients wait for
+    ///
+    /// An answer that is not ready by then, since the machine was slow, is held back: who asked has given up, and the
+    /// next client would take it for its own.
     #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = parse_timeout)]
     timeout: Duration,
     /// Fail where the memory exists already, rather than to go on with it
@@ -103,14 +106,7 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 pub fn run(args: &BridgeArgs) -> Result<(), Failure> {
     let names = Names::new(&*args.memory, &*args.exec, &*args.done, &*args.free)?;
     let client = args.server.lazy()?;
-    let mut options = ServerOptions::default();
-    options.watch_free = args.watch_free;
-    if args.refuse_existing {
-        options.existing = Existing::Refuse;
-    }
-    if let Some(sddl) = &args.sddl {
-        options.access = Access::Sddl(sddl.clone());
-    }
+    let options = server_options(args);
     let call = CallOptions::new().method(args.method).timeout(args.timeout);
     let tally = Arc::new(Tally::default());
     let failed = tally.clone();
@@ -127,6 +123,20 @@ pub fn run(args: &BridgeArgs) -> Result<(), Failure> {
     let ended = server.wait();
     tally.print(&args.memory, &server.status(), started.elapsed())?;
     Ok(ended.map_err(ServeError::Object)?)
+}
+
+fn server_options(args: &BridgeArgs) -> ServerOptions {
+    let mut options = ServerOptions::default();
+    // The reply may have come in time, and the machine has let the bridge go on too late.
+    options.patience = Some(args.timeout);
+    options.watch_free = args.watch_free;
+    if args.refuse_existing {
+        options.existing = Existing::Refuse;
+    }
+    if let Some(sddl) = &args.sddl {
+        options.access = Access::Sddl(sddl.clone());
+    }
+    options
 }
 
 fn stop_when_asked(server: &Arc<Server>) -> Result<(), Failure> {
@@ -220,6 +230,24 @@ mod tests {
         }
         assert_eq!(parse_timeout("1ms"), Ok(Duration::from_millis(1)));
         assert!(parse_timeout("0").is_err());
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: BridgeArgs,
+    }
+
+    #[test]
+    fn no_answer_is_given_after_the_time_that_clients_have() {
+        use clap::Parser;
+        let line = "bridge orders --memory m --exec e --done d --free f --size 4";
+        for (more, patience_ms) in [("", 200), (" --timeout 3s", 3_000)] {
+            let line = Line::try_parse_from(format!("{line}{more}").split(' ')).unwrap();
+            let options = server_options(&line.args);
+            assert_eq!(options.patience, Some(Duration::from_millis(patience_ms)));
+            assert_eq!(line.args.timeout, Duration::from_millis(patience_ms));
+        }
     }
 
     #[test]

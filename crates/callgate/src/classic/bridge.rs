@@ -14,9 +14,13 @@ use crate::{CallError, CallOptions, Client};
 /// let names = Names::new("OrdersMemory", "OrdersExec", "OrdersDone", "OrdersFree")?;
 /// let client = callgate::Client::lazy("orders", callgate::ClientOptions::default())?;
 /// // Less than the old clients wait for.
-/// let options = callgate::CallOptions::new().timeout(Duration::from_millis(200));
+/// let limit = Duration::from_millis(200);
+/// let options = callgate::CallOptions::new().timeout(limit);
 /// let bridge = Bridge::new(client, options, |error| eprintln!("{error}"));
-/// let server = Server::serve_bytes(&names, 4_096, ServerOptions::default(), bridge)?;
+/// // An answer that this process was too slow with is nobody's any more, though the reply had come in time.
+/// let mut options = ServerOptions::default();
+/// options.patience = Some(limit);
+/// let server = Server::serve_bytes(&names, 4_096, options, bridge)?;
 /// server.wait()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
