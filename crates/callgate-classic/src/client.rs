@@ -50,8 +50,26 @@ struct Attached {
     section: Section,
     exec: Event,
     done: Event,
-    /// The mutex of a server of this crate, which owned it at attaching.
-    owner: Option<system::Mutex>,
+    server: Watched,
+}
+
+/// What is known of a server of this crate.
+enum Watched {
+    /// Nobody has looked yet: that is done with Free.
+    NotYet,
+    /// None was there.
+    No,
+    /// One owned this mutex of its own.
+    Owner(system::Mutex),
+}
+
+impl Attached {
+    fn owner(&self) -> Option<&system::Mutex> {
+        match &self.server {
+            Watched::Owner(owner) => Some(owner),
+            Watched::NotYet | Watched::No => None,
+        }
+    }
 }
 
 impl<T: Plain> Client<T> {
@@ -149,9 +167,6 @@ impl<T: Plain> Client<T> {
         })?;
         let mut place = lock(&self.place);
         self.attach(&mut place)?;
-        let Place { attached: Some(attached), free: Some(free) } = &*place else {
-            unreachable!("`attach` has just put both there")
-        };
         let limits = Limits {
             busy: self.options.busy.saturating_sub(began.elapsed()),
             settle: self.options.settle,
@@ -160,9 +175,8 @@ impl<T: Plain> Client<T> {
         let sent = Instant::now();
         let Left { mut memory, elsewhere } = self.gate.left_behind(&self.names);
         let mut table = Turn {
-            names: &self.names,
-            attached,
-            free,
+            client: self,
+            place: &mut place,
             request,
             answer,
             is_mine,
@@ -170,8 +184,10 @@ impl<T: Plain> Client<T> {
             began: sent,
         };
         let end = exchange::exchange(&mut table, &mut memory, limits);
-        if !matches!(end, Ok(End::Busy)) {
-            self.gate.leave_behind(&self.names, memory);
+        match end {
+            // Nothing was settled, or `open` has seen that nothing can be left.
+            Ok(End::Busy) | Err(CallError::NotRunning { object: Object::Memory, .. }) => {}
+            _ => self.gate.leave_behind(&self.names, memory),
         }
         self.count(&memory, matches!(end, Ok(End::Answered)));
         let end = self.ended(&mut place, end, began);
@@ -185,7 +201,7 @@ impl<T: Plain> Client<T> {
     fn ended(
         &self,
         place: &mut MutexGuard<'_, Place>,
-        end: Result<End, ObjectError>,
+        end: Result<End, CallError>,
         began: Instant,
     ) -> Result<(), CallError> {
         let name = self.names.of(Object::Memory).to_owned();
@@ -204,7 +220,7 @@ impl<T: Plain> Client<T> {
 
     /// Lets go of the memory, and sees what that tells of the server.
     fn let_go(&self, place: &mut MutexGuard<'_, Place>, ended: bool) -> ServerState {
-        let watched = place.attached.take().is_some_and(|attached| attached.owner.is_some());
+        let watched = place.attached.take().is_some_and(|attached| attached.owner().is_some());
         if ended {
             return ServerState::Ended;
         }
@@ -220,16 +236,12 @@ impl<T: Plain> Client<T> {
         }
     }
 
-    /// Opens what is not open. What a dead server of this crate has left is opened anew: another may serve by now.
+    /// Opens what is not open.
     fn attach(&self, place: &mut MutexGuard<'_, Place>) -> Result<(), CallError> {
         if place.free.is_none() {
             let security = security(&self.options.access)?;
             let free = system::Mutex::create(self.names.of(Object::Free), &security);
             place.free = Some(free.map_err(|fault| fault.of(Object::Free, &self.names))?);
-        }
-        let owner = place.attached.as_ref().and_then(|attached| attached.owner.as_ref());
-        if owner.is_some_and(|owner| !is_owned(owner)) {
-            place.attached = None;
         }
         if place.attached.is_none() {
             place.attached = Some(self.open()?);
@@ -258,12 +270,7 @@ impl<T: Plain> Client<T> {
         let done = Event::open(names.of(Object::Done)).map_err(failed(Object::Done))?;
         check_kind(&exec, Object::Exec, names)?;
         check_kind(&done, Object::Done, names)?;
-        let owner = system::Mutex::open(names.of(Object::Owner)).ok().filter(is_owned);
-        if owner.is_some() {
-            // Whoever had a request before it: this one has drained both events since.
-            self.gate.trust(names);
-        }
-        Ok(Attached { section, exec, done, owner })
+        Ok(Attached { section, exec, done, server: Watched::NotYet })
     }
 
     fn count(&self, memory: &Memory, answered: bool) {
@@ -290,7 +297,7 @@ impl<T> std::fmt::Debug for Client<T> {
     }
 }
 
-/// Whether a server owns this mutex. One that is free is taken for a moment by the look.
+/// Whether a server owns this mutex. One that is free is taken for a moment by the look, so only who has Free looks.
 fn is_owned(owner: &system::Mutex) -> bool {
     match system::wait(&[Any::Mutex(owner)], Duration::ZERO) {
         Ok(Woken::TimedOut) => true,
@@ -339,9 +346,9 @@ pub(crate) fn check_kind(event: &Event, object: Object, names: &Names) -> Result
 
 /// One exchange's view of the objects.
 struct Turn<'a, T, F> {
-    names: &'a Names,
-    attached: &'a Attached,
-    free: &'a system::Mutex,
+    client: &'a Client<T>,
+    /// Has both, but while `meet` attaches anew.
+    place: &'a mut Place,
     request: &'a T,
     answer: &'a mut T,
     is_mine: F,
@@ -350,40 +357,78 @@ struct Turn<'a, T, F> {
     began: Instant,
 }
 
-impl<T: Plain, F: FnMut(&T) -> bool> Table for Turn<'_, T, F> {
-    type Error = ObjectError;
+impl<T, F> Turn<'_, T, F> {
+    fn names(&self) -> &Names {
+        &self.client.names
+    }
 
-    fn take_free(&mut self, limit: Duration) -> Result<Free, ObjectError> {
-        match system::wait(&[Any::Mutex(self.free)], limit) {
+    fn attached(&self) -> &Attached {
+        let attached = self.place.attached.as_ref();
+        attached.expect("`attach` has put it there, and an exchange ends where `meet` has not")
+    }
+
+    fn free(&self) -> &system::Mutex {
+        self.place.free.as_ref().expect("`attach` has put it there")
+    }
+
+    fn failed(&self, object: Object) -> impl Fn(Fault) -> CallError {
+        move |fault| CallError::Object(fault.of(object, self.names()))
+    }
+}
+
+impl<T: Plain, F: FnMut(&T) -> bool> Table for Turn<'_, T, F> {
+    type Error = CallError;
+
+    fn take_free(&mut self, limit: Duration) -> Result<Free, CallError> {
+        match system::wait(&[Any::Mutex(self.free())], limit) {
             Ok(Woken::Object(_)) => Ok(Free::Taken),
             Ok(Woken::Abandoned(_)) => Ok(Free::Abandoned),
             Ok(Woken::TimedOut) => Ok(Free::TimedOut),
-            Err(fault) => Err(fault.of(Object::Free, self.names)),
+            Err(fault) => Err(self.failed(Object::Free)(fault)),
         }
     }
 
     fn release_free(&mut self) {
-        let released = self.free.release();
+        let released = self.free().release();
         debug_assert!(released.is_ok(), "this thread took it: {released:?}");
     }
 
-    fn withdraw(&mut self) -> Result<bool, ObjectError> {
-        let woken = system::wait(&[Any::Event(&self.attached.exec)], Duration::ZERO);
-        Ok(woken.map_err(|fault| fault.of(Object::Exec, self.names))? != Woken::TimedOut)
+    /// What a dead server of this crate has left is opened anew: another may serve by now.
+    fn meet(&mut self) -> Result<bool, CallError> {
+        if self.attached().owner().is_some_and(|owner| !is_owned(owner)) {
+            self.place.attached = None;
+            self.place.attached = Some(self.client.open()?);
+        }
+        if !matches!(self.attached().server, Watched::NotYet) {
+            return Ok(false);
+        }
+        let owner = system::Mutex::open(self.names().of(Object::Owner)).ok().filter(is_owned);
+        // Whoever had a request before it: this one has drained both events since.
+        let met = owner.is_some() && !self.elsewhere;
+        if let Some(attached) = &mut self.place.attached {
+            attached.server = owner.map_or(Watched::No, Watched::Owner);
+        }
+        Ok(met)
     }
 
-    fn await_done(&mut self, limit: Duration) -> Result<Awaited, ObjectError> {
-        let done = Any::Event(&self.attached.done);
+    fn withdraw(&mut self) -> Result<bool, CallError> {
+        let woken = system::wait(&[Any::Event(&self.attached().exec)], Duration::ZERO);
+        Ok(woken.map_err(self.failed(Object::Exec))? != Woken::TimedOut)
+    }
+
+    fn await_done(&mut self, limit: Duration) -> Result<Awaited, CallError> {
+        let done = Any::Event(&self.attached().done);
+        let owner = self.attached().owner();
         // Done is the first: an answer of a server that has ended since is still an answer.
-        let woken = match &self.attached.owner {
+        let woken = match owner {
             Some(owner) => system::wait(&[done, Any::Mutex(owner)], limit),
             None => system::wait(&[done], limit),
         };
-        match woken.map_err(|fault| fault.of(Object::Done, self.names))? {
+        match woken.map_err(self.failed(Object::Done))? {
             Woken::Object(0) => Ok(Awaited::Done),
             Woken::TimedOut => Ok(Awaited::TimedOut),
             Woken::Object(_) | Woken::Abandoned(_) => {
-                let released = self.attached.owner.as_ref().map(system::Mutex::release);
+                let released = owner.map(system::Mutex::release);
                 debug_assert!(matches!(released, Some(Ok(()))), "{released:?}");
                 Ok(Awaited::Ended)
             }
@@ -391,24 +436,25 @@ impl<T: Plain, F: FnMut(&T) -> bool> Table for Turn<'_, T, F> {
     }
 
     fn write_request(&mut self) {
-        self.attached.section.write(self.request.as_bytes());
+        self.attached().section.write(self.request.as_bytes());
     }
 
     fn holds_request(&mut self) -> bool {
-        self.attached.section.holds(self.request.as_bytes())
+        self.attached().section.holds(self.request.as_bytes())
     }
 
-    fn set_exec(&mut self) -> Result<(), ObjectError> {
-        self.attached.exec.set().map_err(|fault| fault.of(Object::Exec, self.names))
+    fn set_exec(&mut self) -> Result<(), CallError> {
+        self.attached().exec.set().map_err(self.failed(Object::Exec))
     }
 
     fn read_answer(&mut self) -> bool {
-        self.attached.section.read(self.answer.as_mut_bytes());
+        let attached = self.place.attached.as_ref().expect("as in `attached`");
+        attached.section.read(self.answer.as_mut_bytes());
         (self.is_mine)(self.answer)
     }
 
     fn holds_back(&self) -> bool {
-        self.attached.owner.is_some() && !self.elsewhere
+        self.attached().owner().is_some() && !self.elsewhere
     }
 
     fn now(&self) -> Duration {

@@ -46,6 +46,12 @@ pub(crate) trait Table {
 
     fn take_free(&mut self, limit: Duration) -> Result<Free, Self::Error>;
     fn release_free(&mut self);
+    /// Looks whether a server is there that can be seen to live, and attaches anew where the one before has ended.
+    /// Tells whether one was met for the first time: it has drained both events since anything was left.
+    ///
+    /// With Free, since a look takes the mutex of a server that has ended for a moment: to another client that looked
+    /// just then it would be owned, as by a server, whose end would then be told in the midst of an exchange.
+    fn meet(&mut self) -> Result<bool, Self::Error>;
     /// Takes Exec back, if it is set.
     fn withdraw(&mut self) -> Result<bool, Self::Error>;
     /// Waits for Done, and takes it.
@@ -117,9 +123,14 @@ pub(crate) fn exchange<T: Table>(
         return Ok(End::Busy);
     }
     let owned = Owned(table);
-    memory.abandoned += u64::from(free == Free::Abandoned);
+    let abandoned = free == Free::Abandoned;
+    memory.abandoned += u64::from(abandoned);
+    memory.suspect |= abandoned;
+    if owned.0.meet()? {
+        memory.suspect = abandoned;
+    }
     let settle_until = owned.0.now().saturating_add(limits.settle);
-    if let Some(end) = settle(owned.0, memory, settle_until, free == Free::Abandoned)? {
+    if let Some(end) = settle(owned.0, memory, settle_until)? {
         return Ok(end);
     }
     ask(owned.0, memory, settle_until, limits.answer)
@@ -130,9 +141,8 @@ fn settle<T: Table>(
     table: &mut T,
     memory: &mut Memory,
     until: Duration,
-    abandoned: bool,
 ) -> Result<Option<End>, T::Error> {
-    let mut suspect = abandoned | std::mem::take(&mut memory.suspect);
+    let mut suspect = std::mem::take(&mut memory.suspect);
     if table.withdraw()? {
         // Of a client that gave up or died. The server did not come for it: it is dead, or at the request before.
         memory.withdrawn += 1;

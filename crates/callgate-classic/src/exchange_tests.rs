@@ -34,11 +34,19 @@ struct World {
     /// Owned by the client under test.
     owned: bool,
     abandoned: bool,
+    /// How often a server has died.
+    deaths: u32,
+    /// The server dies as soon as Exec is set.
+    ends_after_exec: bool,
     /// Requests that a server took, whole.
     ran: HashSet<u32>,
     /// Whether servers may die, and whether the client is told.
     mortal: bool,
     watched: bool,
+    /// Whether the client has met a server whose end it is told.
+    met: bool,
+    /// Another client has Free, and has taken the mutex that no server owns, to look.
+    another_looks: bool,
     holds_back: bool,
     /// Whether the client can tell its own answer.
     checks: bool,
@@ -68,7 +76,10 @@ impl World {
             let drains = self.one_in(2);
             self.server = match self.server {
                 Server::Dead => Server::Waits,
-                _ => Server::Dead,
+                _ => {
+                    self.deaths += 1;
+                    Server::Dead
+                }
             };
             if self.server == Server::Waits && drains {
                 (self.exec, self.done) = (false, false);
@@ -102,6 +113,11 @@ impl World {
         };
     }
 
+    /// Whether the mutex of the server is owned, by whomever.
+    fn is_owned(&self) -> bool {
+        self.another_looks || (self.watched && self.server != Server::Dead)
+    }
+
     /// Another program's client, which knows nothing of late answers: it ends in the middle, or gives up.
     fn other_client(&mut self) {
         assert!(!self.owned);
@@ -128,6 +144,7 @@ impl Table for World {
             self.now += limit;
             return Ok(Free::TimedOut);
         }
+        self.another_looks = false;
         self.owned = true;
         Ok(if std::mem::take(&mut self.abandoned) { Free::Abandoned } else { Free::Taken })
     }
@@ -135,6 +152,12 @@ impl Table for World {
     fn release_free(&mut self) {
         assert!(self.owned);
         self.owned = false;
+    }
+
+    fn meet(&mut self) -> Result<bool, ()> {
+        self.others();
+        self.met = self.is_owned();
+        Ok(false)
     }
 
     fn withdraw(&mut self) -> Result<bool, ()> {
@@ -151,7 +174,7 @@ impl Table for World {
             if std::mem::take(&mut self.done) {
                 return Ok(Awaited::Done);
             }
-            if self.watched && self.server == Server::Dead {
+            if self.met && !self.is_owned() {
                 return Ok(Awaited::Ended);
             }
             if left == 0 || self.one_in(16) {
@@ -179,6 +202,9 @@ impl Table for World {
         assert!(self.owned);
         self.others();
         self.exec = true;
+        if self.ends_after_exec {
+            (self.server, self.deaths) = (Server::Dead, self.deaths + 1);
+        }
         Ok(())
     }
 
@@ -216,6 +242,10 @@ fn world(script: Vec<u8>) -> World {
         ran: HashSet::new(),
         mortal: false,
         watched: false,
+        met: false,
+        another_looks: false,
+        deaths: 0,
+        ends_after_exec: false,
         holds_back: false,
         checks: false,
         request: 0,
@@ -227,7 +257,7 @@ fn world(script: Vec<u8>) -> World {
 /// What must hold of every exchange, in any world.
 fn one(world: &mut World, memory: &mut Memory, number: u32) -> End {
     (world.request, world.read) = (number, None);
-    let began = world.now;
+    let (began, deaths) = (world.now, world.deaths);
     let end = exchange(world, memory, LIMITS).unwrap();
     assert!(!world.owned);
     assert!(world.now - began <= LIMITS.busy + LIMITS.settle + LIMITS.answer);
@@ -240,6 +270,9 @@ fn one(world: &mut World, memory: &mut Memory, number: u32) -> End {
             assert!(!world.exec || end == End::Busy, "{end:?}");
         }
         End::NoAnswer { taken: true, .. } => {}
+    }
+    if let End::NoAnswer { ended: true, .. } = end {
+        assert!(world.watched && world.deaths > deaths);
     }
     end
 }
@@ -260,6 +293,7 @@ proptest! {
             if world.one_in(3) {
                 world.other_client();
             }
+            world.another_looks = world.one_in(4);
             one(&mut world, &mut memory, number);
         }
     }
@@ -399,11 +433,23 @@ fn an_answer_that_comes_over_the_request_after_it_is_sent() {
 #[test]
 fn the_end_of_a_server_is_told_at_once() {
     let (mut world, mut memory) = (world(vec![]), Memory::default());
-    (world.server, world.watched) = (Server::Dead, true);
+    (world.ends_after_exec, world.watched) = (true, true);
     let end = one(&mut world, &mut memory, 1);
     assert_eq!(end, End::NoAnswer { taken: false, ended: true, foreign: 0 });
     assert_eq!(world.now, Duration::ZERO);
     assert!(!memory.owed);
+}
+
+/// The server is of another kind, and nobody owns the mutex that one of this crate has left.
+#[test]
+fn another_clients_look_is_not_taken_for_a_server() {
+    let (mut world, mut memory) = (world(vec![]), Memory::default());
+    for number in 1..4 {
+        world.another_looks = true;
+        assert_eq!(one(&mut world, &mut memory, number), End::Answered);
+        assert_eq!(world.read, Some(Bytes::Answer(number)));
+        assert!(!world.met);
+    }
 }
 
 #[test]
@@ -416,6 +462,9 @@ fn a_panic_of_the_check_releases_free() {
         }
         fn release_free(&mut self) {
             self.0.release_free();
+        }
+        fn meet(&mut self) -> Result<bool, ()> {
+            self.0.meet()
         }
         fn withdraw(&mut self) -> Result<bool, ()> {
             self.0.withdraw()

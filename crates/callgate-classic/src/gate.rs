@@ -121,13 +121,6 @@ impl Gate {
         }
     }
 
-    /// A server is there that has drained both events of this endpoint since anything was left; for who is inside.
-    pub(crate) fn trust(&self, names: &Names) {
-        let mut debts = lock(&self.debts);
-        debts.iter_mut().filter(|debt| debt.is_of(names)).for_each(|debt| debt.suspect = false);
-        debts.retain(|debt| debt.owed || debt.suspect);
-    }
-
     /// The memory is not there any more in which something could have been left; for who is inside.
     pub(crate) fn forget(&self, names: &Names) {
         lock(&self.debts).retain(|debt| debt.memory != key(names.of(Object::Memory)));
@@ -181,10 +174,8 @@ mod tests {
         }
         // Others' memories and exchanges are nothing to it.
         gate.forget(&names("m2", "d"));
-        gate.leave_behind(&names("m2", "d2"), Memory { suspect: true, ..OWED });
+        gate.leave_behind(&names("m2", "d2"), NOTHING);
         assert_eq!(gate.left_behind(&first).memory, OWED);
-        gate.trust(&names("m2", "d2"));
-        assert_eq!(gate.left_behind(&names("m2", "d2")).memory, OWED);
         // Who has met it has settled it.
         gate.leave_behind(&names("m", "d2"), NOTHING);
         assert_eq!(gate.left_behind(&first).memory, NOTHING);

@@ -57,7 +57,7 @@
 //! | an event that exists with manual reset | `ManualReset` |
 //! | a name that another kind of object has | `WrongKind` |
 //! | no rights | `Denied`, which is not `NotRunning`. `Access::Sddl` gives the objects that this side makes another descriptor: memory and events of a server, Free of the client that comes first |
-//! | is the server there? | `NotRunning` where an object is missing. A server of this crate is watched during the wait, by its mutex: its end is told at once. After a time-out the client lets go of the memory, and sees whether its name is gone with that |
+//! | is the server there? | `NotRunning` where an object is missing. A server of this crate is watched during the wait, by its mutex: its end is told at once. A client looks at that mutex only while it owns Free, so two looks are not taken for a server; a server whose start is refused owns it for a moment, and a client that looks just then is told of an end that was none. After a time-out the client lets go of the memory, and sees whether its name is gone with that |
 //! | a time-out says nothing of the request | it does where Exec is still set: then it is taken back, and certainly did not run (`NotStarted`) |
 //! | names | as given: of the session, or `Local\`, or `Global\`. No two of them alike |
 //! | a start while clients are attached | an attached client keeps the memory's name. `stay_attached = false` lets go after each call |

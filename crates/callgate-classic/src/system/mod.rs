@@ -12,7 +12,7 @@ mod windows;
 use std::io;
 
 #[cfg(not(windows))]
-pub(crate) use sim::{Event, Mutex, Section, Security, die, page_bytes, wait};
+pub(crate) use sim::{Event, Mutex, Section, Security, die, page_bytes, wait, waiters};
 #[cfg(windows)]
 pub(crate) use windows::{Event, Mutex, Section, Security, page_bytes, wait};
 

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex as Lock, MutexGuard, PoisonError, Weak};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ struct Object {
     kind: Lock<Kind>,
     /// Nobody may open it.
     denied: bool,
+    /// Threads that wait for it.
+    waiters: AtomicU32,
 }
 
 static WORLD: Lock<Option<HashMap<String, Weak<Object>>>> = Lock::new(None);
@@ -49,7 +52,8 @@ fn create(name: &str, kind: Kind, security: &Security) -> Result<(Arc<Object>, b
             (false, _) => Err(Fault::WrongKind),
         };
     }
-    let object = Arc::new(Object { kind: Lock::new(kind), denied: security.denies });
+    let (kind, denied) = (Lock::new(kind), security.denies);
+    let object = Arc::new(Object { kind, denied, waiters: AtomicU32::new(0) });
     world.insert(key(name).to_owned(), Arc::downgrade(&object));
     Ok((object, false))
 }
@@ -104,7 +108,7 @@ pub(crate) struct Event(Arc<Object>);
 impl Event {
     pub(crate) fn unnamed() -> Result<Self, Fault> {
         let kind = Lock::new(Kind::Event { set: false, resets_itself: true });
-        Ok(Self(Arc::new(Object { kind, denied: false })))
+        Ok(Self(Arc::new(Object { kind, denied: false, waiters: AtomicU32::new(0) })))
     }
 
     pub(crate) fn create(name: &str, security: &Security) -> Result<Self, Fault> {
@@ -246,15 +250,24 @@ fn take(object: &Object) -> Option<fn(usize) -> Woken> {
     }
 }
 
+fn object<'a>(any: &Any<'a>) -> &'a Object {
+    match any {
+        Any::Event(event) => &event.0,
+        Any::Mutex(mutex) => &mutex.0,
+    }
+}
+
+/// How many threads sleep in waits for this object.
+pub(crate) fn waiters(any: Any<'_>) -> u32 {
+    let _world = lock(&WORLD);
+    object(&any).waiters.load(Relaxed)
+}
+
 pub(crate) fn wait(objects: &[Any<'_>], limit: Duration) -> Result<Woken, Fault> {
     let began = Instant::now();
     let mut world = lock(&WORLD);
     loop {
-        for (at, object) in objects.iter().enumerate() {
-            let object = match object {
-                Any::Event(event) => &event.0,
-                Any::Mutex(mutex) => &mutex.0,
-            };
+        for (at, object) in objects.iter().map(object).enumerate() {
             if let Some(woken) = take(object) {
                 return Ok(woken(at));
             }
@@ -263,6 +276,13 @@ pub(crate) fn wait(objects: &[Any<'_>], limit: Duration) -> Result<Woken, Fault>
         if left.is_zero() {
             return Ok(Woken::TimedOut);
         }
+        let count = |by: fn(u32) -> u32| {
+            for waiters in objects.iter().map(|any| &object(any).waiters) {
+                waiters.store(by(waiters.load(Relaxed)), Relaxed);
+            }
+        };
+        count(|waiters| waiters + 1);
         world = CHANGED.wait_timeout(world, left).unwrap_or_else(PoisonError::into_inner).0;
+        count(|waiters| waiters - 1);
     }
 }

@@ -63,6 +63,35 @@ fn a_look_at_the_servers_mutex_leaves_it_free() {
     assert_eq!(client.call(&ask(3)).unwrap(), answer(3));
 }
 
+/// A server of another kind has come after one of this crate, whose mutex lives on and is nobody's. Another client has
+/// Free and takes that mutex for its look when this one's call begins.
+#[test]
+#[cfg(not(windows))] // Only `sim` tells who waits.
+fn another_clients_look_at_the_servers_mutex_is_no_server() {
+    let names = names("two-looks");
+    let security = Security::of(&Access::System).unwrap();
+    let (memory, _) = Section::create(names.of(Object::Memory), 16, &security).unwrap();
+    let exec = Event::create(names.of(Object::Exec), &security).unwrap();
+    let done = Event::create(names.of(Object::Done), &security).unwrap();
+    let owner = system::Mutex::create(names.of(Object::Owner), &security).unwrap();
+    let free = system::Mutex::create(names.of(Object::Free), &security).unwrap();
+    for mutex in [&free, &owner] {
+        system::wait(&[Any::Mutex(mutex)], Duration::ZERO).unwrap();
+    }
+    thread::scope(|scope| {
+        let call = scope.spawn(|| client(&names).call(&ask(1)));
+        until(|| system::waiters(Any::Mutex(&free)) > 0);
+        for mutex in [&owner, &free] {
+            mutex.release().unwrap();
+        }
+        until(|| is_set(&exec) || call.is_finished());
+        until(|| system::waiters(Any::Event(&done)) > 0 || call.is_finished());
+        memory.write(answer(1).as_bytes());
+        done.set().unwrap();
+        assert_eq!(call.join().unwrap().unwrap(), answer(1));
+    });
+}
+
 /// A server of another kind, which takes a request and dies: when the client lets go of the memory nobody has it.
 #[test]
 fn a_server_that_is_gone() {
