@@ -17,6 +17,8 @@ use windows_sys::Win32::System::Threading::{
     CreateEventW, INFINITE, SetEvent, WaitForSingleObject,
 };
 
+#[cfg(test)]
+pub(crate) use object::handle_count;
 pub(crate) use object::{
     Kind, close_in, copy_of, current_process, give, granted, is_pipe_gone, kind, narrow, value,
 };

@@ -112,17 +112,31 @@ pub(crate) fn narrow(source: OwnedHandle, rights: u32) -> io::Result<OwnedHandle
     Ok(unsafe { OwnedHandle::from_raw_handle(narrowed) })
 }
 
+/// `PUBLIC_OBJECT_BASIC_INFORMATION`.
+#[repr(C)]
+#[derive(Default)]
+struct Basic {
+    attributes: u32,
+    granted: u32,
+    handles: u32,
+    pointers: u32,
+    reserved: [u32; 10],
+}
+
 /// Gives the rights of a handle of this process; 0 where there is no such handle.
 pub(crate) fn granted(handle: HANDLE) -> u32 {
-    /// `PUBLIC_OBJECT_BASIC_INFORMATION`.
-    #[repr(C)]
-    struct Basic {
-        attributes: u32,
-        granted: u32,
-        counts: [u32; 2],
-        reserved: [u32; 10],
-    }
-    let mut basic = Basic { attributes: 0, granted: 0, counts: [0; 2], reserved: [0; 10] };
+    basic(handle).granted
+}
+
+/// Gives how many handles all processes have to the object behind a handle.
+#[cfg(test)]
+pub(crate) fn handle_count(handle: HANDLE) -> u32 {
+    basic(handle).handles
+}
+
+/// All zeros where there is no such handle.
+fn basic(handle: HANDLE) -> Basic {
+    let mut basic = Basic::default();
     // SAFETY: at most the size given is written to a live local of integers.
     let status = at!("sys.win.query_object", unsafe {
         NtQueryObject(
@@ -133,7 +147,7 @@ pub(crate) fn granted(handle: HANDLE) -> u32 {
             std::ptr::null_mut(),
         )
     });
-    if status < 0 { 0 } else { basic.granted }
+    if status < 0 { Basic::default() } else { basic }
 }
 
 /// Tells what a handle of this process refers to.

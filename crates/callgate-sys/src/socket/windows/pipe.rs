@@ -21,6 +21,10 @@ use crate::socket::{RecvError, SendError};
 use crate::sync::{Mutex, MutexGuard};
 use crate::win::{Operation, Progress, has_passed, is_pipe_gone, ok};
 
+/// What a client looks through of what its server has sent and nobody will receive; more than the pipe holds. A server that
+/// goes on writing meanwhile keeps nobody here: what it then leaves in the client it could have put there without a word.
+const UNREAD_MAX: usize = 1_024;
+
 /// Which side of a connection an end is on: handles are passed by the server only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -56,12 +60,34 @@ enum Told {
     ByWait(Arc<Port>),
 }
 
+/// A message on its way out.
+#[derive(Default)]
+struct Writing {
+    /// What a server has put into its client's table, of which the message tells.
+    given: Option<Given>,
+}
+
+/// A handle in a client's table.
+struct Given {
+    process: Arc<OwnedHandle>,
+    number: u32,
+}
+
+impl Given {
+    /// The client was not told, and will not be.
+    fn take_back(self) {
+        crate::win::close_in(&self.process, self.number);
+    }
+}
+
 pub(super) struct State {
     /// `None` once it was shut.
     handle: Option<OwnedHandle>,
     read: Operation<FRAME_MAX>,
     reading: Reading,
     write: Operation<FRAME_MAX>,
+    /// What the write under way is of.
+    writing: Writing,
     told: Told,
     /// Bound to a port that watches it no more.
     was_bound: bool,
@@ -82,6 +108,7 @@ impl Pipe {
             read: Operation::new()?,
             reading: Reading::Idle,
             write: Operation::new()?,
+            writing: Writing::default(),
             told: Told::Nobody,
             was_bound: false,
             wait: None,
@@ -121,16 +148,13 @@ impl Pipe {
         let state = &mut *self.state();
         state.tell_what_was_taken()?;
         state.may_write()?;
-        let Some(memory) = memory else { return state.write(&frame) };
+        let Some(memory) = memory else { return state.write(&frame, None) };
         match peer {
             // Into the client's table; then the message tells it.
             Some(peer) => {
                 let number = memory.give_to(&peer.process).map_err(SendError::Os)?;
-                let sent = state.write(&frame.with_handles(number, 0));
-                if sent.is_err() {
-                    crate::win::close_in(&peer.process, number);
-                }
-                sent
+                let given = Given { process: peer.process, number };
+                state.write(&frame.with_handles(number, 0), Some(given))
             }
             // The server takes it from ours, by the number; it stays until the server says so.
             None => {
@@ -138,7 +162,7 @@ impl Pipe {
                     return Err(SendError::Os(io::ErrorKind::QuotaExceeded.into()));
                 }
                 let (section, event) = memory.numbers();
-                state.write(&frame.with_handles(section, event))?;
+                state.write(&frame.with_handles(section, event), None)?;
                 state.passing.lend(memory);
                 Ok(())
             }
@@ -198,20 +222,26 @@ impl Pipe {
 
     /// Ends the connection.
     pub(super) fn shut(&self) {
-        let state = &mut *self.state();
-        state.shut();
+        self.end();
         // Nobody else tells those who watch.
-        state.tell(self.slot.key());
+        self.state().tell(self.slot.key());
     }
 
     /// The end that this process has goes.
     pub(super) fn close(&self) {
         self.slot.leave();
+        self.end();
+        let state = &mut *self.state();
+        state.told = Told::Nobody;
+        // Only now: a server that cannot take it sees that the connection has ended.
+        state.passing.forget();
+    }
+
+    /// Closes the pipe. A client first closes what the server has put into its table, and nobody will receive any more.
+    fn end(&self) {
         if self.side == Side::Client {
-            // What the server has put into our table, and nobody will receive any more.
-            while let Ok((frame, _)) = self.take() {
-                super::passing::discard(&frame);
-            }
+            let came = std::iter::from_fn(|| self.take().ok()).take(UNREAD_MAX);
+            came.for_each(|(frame, _)| super::passing::discard(&frame));
         }
         let state = &mut *self.state();
         state.shut();
@@ -220,10 +250,8 @@ impl Pipe {
         {
             // It came just before.
             super::passing::discard(&Frame::received(state.read.buffer(), len));
+            state.reading = Reading::Ended;
         }
-        state.told = Told::Nobody;
-        // Only now: a server that cannot take it sees that the connection has ended.
-        state.passing.forget();
     }
 
     pub(super) fn wait_readable(&self, deadline_ns: Option<u64>) -> bool {
@@ -266,7 +294,9 @@ impl State {
     fn look(&mut self, key: u64) {
         loop {
             let Some(handle) = &self.handle else {
-                self.reading = Reading::Ended;
+                if !matches!(self.reading, Reading::Done { .. }) {
+                    self.reading = Reading::Ended;
+                }
                 return;
             };
             let began = matches!(self.reading, Reading::Idle);
@@ -335,21 +365,44 @@ impl State {
         if !self.write.is_under_way() {
             return Ok(());
         }
-        match self.write.look(handle) {
-            Progress::Pending => Err(SendError::Full),
-            Progress::Done { .. } => Ok(()),
-            Progress::Failed(error) => Err(failed(error)),
+        let progress = self.write.look(handle);
+        self.written(progress)
+    }
+
+    fn write(&mut self, frame: &Frame, given: Option<Given>) -> Result<(), SendError> {
+        let bytes = frame.bytes();
+        self.writing = Writing { given };
+        let Some(handle) = &self.handle else {
+            self.not_written();
+            return Err(SendError::Closed);
+        };
+        self.write.buffer()[..bytes.len()].copy_from_slice(bytes);
+        let progress = self.write.write(handle, bytes.len());
+        match self.written(progress) {
+            // The kernel has it, and the peer will get it.
+            Err(SendError::Full) => Ok(()),
+            result => result,
         }
     }
 
-    fn write(&mut self, frame: &Frame) -> Result<(), SendError> {
-        let Some(handle) = &self.handle else { return Err(SendError::Closed) };
-        let bytes = frame.bytes();
-        self.write.buffer()[..bytes.len()].copy_from_slice(bytes);
-        match self.write.write(handle, bytes.len()) {
-            // Pending: the kernel has it, and the peer will get it.
-            Progress::Pending | Progress::Done { .. } => Ok(()),
-            Progress::Failed(error) => Err(failed(error)),
+    /// Learns how far the write is; *full* while it is under way.
+    fn written(&mut self, progress: Progress) -> Result<(), SendError> {
+        match progress {
+            Progress::Pending => Err(SendError::Full),
+            Progress::Done { .. } => {
+                self.writing = Writing::default();
+                Ok(())
+            }
+            Progress::Failed(error) => {
+                self.not_written();
+                Err(failed(error))
+            }
+        }
+    }
+
+    fn not_written(&mut self) {
+        if let Some(given) = std::mem::take(&mut self.writing).given {
+            given.take_back();
         }
     }
 
@@ -359,7 +412,7 @@ impl State {
         if count == 0 {
             return Ok(());
         }
-        match self.may_write().and_then(|()| self.write(&Frame::taken(count))) {
+        match self.may_write().and_then(|()| self.write(&Frame::taken(count), None)) {
             Ok(()) => {
                 self.passing.taken = 0;
                 Ok(())
@@ -397,7 +450,9 @@ impl State {
         if let Some(Progress::Done { len, more }) = self.read.cancel(&handle) {
             self.reading = Reading::Done { len, more };
         }
-        self.write.cancel(&handle);
+        if let Some(Progress::Failed(_)) = self.write.cancel(&handle) {
+            self.not_written();
+        }
         if !matches!(self.reading, Reading::Done { .. }) {
             self.reading = Reading::Ended;
         }

@@ -209,3 +209,50 @@ fn a_server_that_never_says_taken_does_not_have_memory_kept_without_end() {
     client.send(b"goes on", None).unwrap();
     assert_eq!(recv(&server, &mut buf).len, 7);
 }
+
+/// How many handles there are to a section that was made here: its maker's, and what was put into a client.
+fn handles(fd: &MemFd) -> u32 {
+    crate::win::handle_count(std::ptr::without_provenance_mut(fd.numbers().0 as usize))
+}
+
+#[test]
+fn what_a_server_has_put_in_is_closed_however_the_connection_ends() {
+    for (is_shut, client_first) in [(true, true), (true, false), (false, true), (false, false)] {
+        for until_full in [false, true] {
+            let (server, client) = Socket::pair().unwrap();
+            let mut sent = Vec::new();
+            while sent.len() < if until_full { 10_000 } else { 5 } {
+                let (_writer, fd) = PayloadWriter::create(page_size()).unwrap();
+                if let Err(error) = server.send_memory(&[7; 64], &fd) {
+                    assert!(until_full && matches!(error, SendError::Full), "{error}");
+                    break;
+                }
+                assert_eq!(handles(&fd), 2);
+                sent.push(fd);
+            }
+            if is_shut {
+                client.shutdown();
+            }
+            if client_first {
+                drop(client);
+                drop(server);
+            } else {
+                drop(server);
+                drop(client);
+            }
+            let left: Vec<_> = sent.iter().map(handles).filter(|&count| count != 1).collect();
+            assert_eq!(left.len(), 0, "{is_shut} {client_first} {until_full}: of {}", sent.len());
+        }
+    }
+}
+
+#[test]
+fn a_message_that_came_before_a_server_shut_it_is_still_received() {
+    let (server, client) = Socket::pair().unwrap();
+    client.send(b"came", None).unwrap();
+    assert!(server.wait_readable(soon()).unwrap());
+    server.shutdown();
+    assert!(server.is_closed());
+    assert_eq!(server.recv(&mut [0; 8]).unwrap().len, 4);
+    assert!(matches!(server.recv(&mut [0; 8]), Err(RecvError::Closed)));
+}
