@@ -93,6 +93,29 @@ pub(crate) fn close_in(process: &OwnedHandle, number: u32) {
     });
 }
 
+/// Makes a handle of this process into one with just these rights, all of which it has, under another number.
+///
+/// # Safety
+///
+/// * Nothing in this process owns the old handle, which is closed.
+pub(crate) unsafe fn exchange(old: HANDLE, rights: u32) -> io::Result<OwnedHandle> {
+    let mut new = std::ptr::null_mut();
+    // SAFETY: the old handle is given up, as the caller promises; the result is a live local.
+    ok(at!("sys.win.duplicate_exchange", unsafe {
+        DuplicateHandle(
+            current_process(),
+            old,
+            current_process(),
+            &raw mut new,
+            rights,
+            0,
+            DUPLICATE_CLOSE_SOURCE,
+        )
+    }))?;
+    // SAFETY: the call has succeeded, so this handle is open, and ours.
+    Ok(unsafe { OwnedHandle::from_raw_handle(new) })
+}
+
 /// Keeps just these rights of a handle of ours, all of which it has.
 pub(crate) fn narrow(source: OwnedHandle, rights: u32) -> io::Result<OwnedHandle> {
     let mut narrowed = std::ptr::null_mut();

@@ -256,3 +256,41 @@ fn a_message_that_came_before_a_server_shut_it_is_still_received() {
     assert_eq!(server.recv(&mut [0; 8]).unwrap().len, 4);
     assert!(matches!(server.recv(&mut [0; 8]), Err(RecvError::Closed)));
 }
+
+#[test]
+fn a_handle_that_was_put_in_is_taken_once() {
+    let (honest, client_a) = Socket::pair().unwrap();
+    let (hostile, client_b) = Socket::pair().unwrap();
+    let mut buf = [0; 8];
+    let (_writer, fd) = PayloadWriter::create(page_size()).unwrap();
+    let number = fd.give_to(&honest.peer_process().unwrap().process).unwrap();
+    honest.0.send(Frame::message(b"m").unwrap().with_handles(number, 0), None).unwrap();
+    let first = recv(&client_a, &mut buf).fd.unwrap();
+    // By its number in the message, and by the one that it has now.
+    for number in [number, first.numbers().0] {
+        hostile.0.send(Frame::message(b"m").unwrap().with_handles(number, 0), None).unwrap();
+        let second = recv(&client_b, &mut buf).fd.unwrap();
+        let rejected = PayloadReader::accept(second, page_size());
+        assert!(matches!(rejected, Err(Rejected::NotASection)), "{rejected:?}");
+    }
+    assert_eq!(handles(&fd), 2);
+    PayloadReader::accept(first, page_size()).unwrap();
+    assert_eq!(handles(&fd), 1);
+}
+
+#[test]
+fn a_section_that_the_program_has_for_reading_is_left_alone() {
+    use windows_sys::Win32::System::Memory::{SECTION_MAP_READ, SECTION_QUERY};
+    let (server, client) = Socket::pair().unwrap();
+    let (_writer, fd) = PayloadWriter::create(page_size()).unwrap();
+    let process = server.peer_process().unwrap().process;
+    // As OpenFileMapping gives it.
+    let section = std::ptr::without_provenance_mut(fd.numbers().0 as usize);
+    let own = crate::win::give(&process, section, SECTION_MAP_READ | SECTION_QUERY).unwrap();
+    server.0.send(Frame::message(b"m").unwrap().with_handles(own, 0), None).unwrap();
+    let received = recv(&client, &mut [0; 8]);
+    let rejected = PayloadReader::accept(received.fd.unwrap(), page_size());
+    assert!(matches!(rejected, Err(Rejected::NotASection)), "{rejected:?}");
+    assert_eq!(handles(&fd), 2);
+    crate::win::close_in(&process, own);
+}

@@ -28,8 +28,10 @@ use windows_sys::Win32::System::Threading::{
     CreateEventW, GetCurrentProcess, OpenProcess, PROCESS_DUP_HANDLE, SetEvent,
 };
 
-/// What an honest server gives to a reader.
-pub const READER: u32 = SECTION_MAP_READ | SECTION_QUERY;
+/// What an honest server gives to a reader: what that needs, and the mark.
+pub const READER: u32 = SECTION_MAP_READ | SECTION_QUERY | MARK;
+/// DELETE.
+pub const MARK: u32 = 0x1_0000;
 
 /// A pipe's path of its own.
 pub fn fresh_path() -> String {
