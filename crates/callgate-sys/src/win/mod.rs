@@ -21,7 +21,7 @@ use windows_sys::Win32::System::Threading::{
 pub(crate) use object::handle_count;
 pub(crate) use object::{
     Kind, close_in, copy_of, current_process, exchange, give, granted, is_pipe_gone, kind, narrow,
-    value,
+    value, was_aborted,
 };
 pub(crate) use operation::{Operation, Progress};
 pub(crate) use security::Security;

@@ -7,7 +7,7 @@ use callgate_points::at;
 use windows_sys::Wdk::Foundation::{NtQueryObject, ObjectBasicInformation, ObjectTypeInformation};
 use windows_sys::Win32::Foundation::{
     DUPLICATE_CLOSE_SOURCE, DUPLICATE_SAME_ACCESS, DuplicateHandle, ERROR_BROKEN_PIPE,
-    ERROR_NO_DATA, ERROR_PIPE_NOT_CONNECTED, HANDLE, UNICODE_STRING,
+    ERROR_NO_DATA, ERROR_OPERATION_ABORTED, ERROR_PIPE_NOT_CONNECTED, HANDLE, UNICODE_STRING,
 };
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
@@ -206,4 +206,9 @@ pub(crate) fn kind(handle: HANDLE) -> Kind {
 pub(crate) fn is_pipe_gone(error: &io::Error) -> bool {
     let gone = [ERROR_BROKEN_PIPE, ERROR_NO_DATA, ERROR_PIPE_NOT_CONNECTED];
     error.raw_os_error().is_some_and(|code| gone.contains(&(code as u32)))
+}
+
+/// Whether an error says that an operation was called back, as those are that a thread has begun when it ends.
+pub(crate) fn was_aborted(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(ERROR_OPERATION_ABORTED as i32)
 }

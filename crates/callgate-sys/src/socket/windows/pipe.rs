@@ -7,7 +7,6 @@ use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::sync::{Arc, OnceLock};
 
 use callgate_points::at;
-use windows_sys::Win32::Foundation::ERROR_OPERATION_ABORTED;
 use windows_sys::Win32::System::Pipes::{
     GetNamedPipeClientProcessId, GetNamedPipeServerProcessId, PeekNamedPipe,
 };
@@ -19,7 +18,7 @@ use crate::process::Peer;
 use crate::shm::MemFd;
 use crate::socket::{RecvError, SendError};
 use crate::sync::{Mutex, MutexGuard};
-use crate::win::{Operation, Progress, has_passed, is_pipe_gone, ok};
+use crate::win::{Operation, Progress, has_passed, is_pipe_gone, ok, was_aborted};
 
 /// What a client looks through of what its server has sent and nobody will receive; more than the pipe holds. A server that
 /// goes on writing meanwhile keeps nobody here: what it then leaves in the client it could have put there without a word.
@@ -63,6 +62,7 @@ enum Told {
 /// A message on its way out.
 #[derive(Default)]
 struct Writing {
+    len: usize,
     /// What a server has put into its client's table, of which the message tells.
     given: Option<Given>,
 }
@@ -325,9 +325,7 @@ impl State {
                     return;
                 }
                 // The thread that began it has ended: another one begins it again.
-                Progress::Failed(error)
-                    if error.raw_os_error() == Some(ERROR_OPERATION_ABORTED as i32) =>
-                {
+                Progress::Failed(error) if was_aborted(&error) => {
                     self.reading = Reading::Idle;
                 }
                 Progress::Failed(_) => {
@@ -371,7 +369,7 @@ impl State {
 
     fn write(&mut self, frame: &Frame, given: Option<Given>) -> Result<(), SendError> {
         let bytes = frame.bytes();
-        self.writing = Writing { given };
+        self.writing = Writing { len: bytes.len(), given };
         let Some(handle) = &self.handle else {
             self.not_written();
             return Err(SendError::Closed);
@@ -386,7 +384,14 @@ impl State {
     }
 
     /// Learns how far the write is; *full* while it is under way.
-    fn written(&mut self, progress: Progress) -> Result<(), SendError> {
+    fn written(&mut self, mut progress: Progress) -> Result<(), SendError> {
+        // The thread that began it has ended, and nobody got the message: another one writes it again. (On Windows what is
+        // under way on a pipe that is bound to a port outlives its thread; under Wine it does not.)
+        while let (Progress::Failed(error), Some(handle)) = (&progress, &self.handle)
+            && was_aborted(error)
+        {
+            progress = self.write.write(handle, self.writing.len);
+        }
         match progress {
             Progress::Pending => Err(SendError::Full),
             Progress::Done { .. } => {

@@ -294,3 +294,30 @@ fn a_section_that_the_program_has_for_reading_is_left_alone() {
     assert_eq!(handles(&fd), 2);
     crate::win::close_in(&process, own);
 }
+
+#[test]
+fn a_write_outlives_its_thread() {
+    for is_bound in [false, true] {
+        let poller = crate::poller::Poller::new().unwrap();
+        let (server, client) = Socket::pair().unwrap();
+        if is_bound {
+            poller.add_for_good(&client, 1).unwrap();
+        }
+        let fill = || (0..10_000u32).take_while(|at| client.send(&at.to_le_bytes(), None).is_ok());
+        let sent = std::thread::scope(|scope| scope.spawn(|| fill().count()).join().unwrap());
+        assert!(sent < 10_000, "it never fills");
+        let mut buf = [0; 4];
+        for at in 0..sent as u32 {
+            // Whoever writes next looks, too.
+            client.wait_writable(Some(0)).unwrap();
+            if at == 0 {
+                assert!(matches!(client.send(b"full", None), Err(SendError::Full)), "{is_bound}");
+            }
+            assert_eq!((recv(&server, &mut buf).len, buf), (4, at.to_le_bytes()), "{is_bound}");
+        }
+        assert!(client.wait_writable(soon()).unwrap());
+        assert!(matches!(server.recv(&mut buf), Err(RecvError::Empty)), "{is_bound}: twice");
+        client.send(b"next", None).unwrap();
+        assert_eq!((recv(&server, &mut buf).len, &buf), (4, b"next"));
+    }
+}
