@@ -91,14 +91,18 @@ impl Pipe {
             state.passing.taken = state.passing.taken.saturating_add(1);
             state.tell_what_was_taken()
         };
+        // It has closed the connection, and after that what it had lent: the number may be another handle's by now.
+        if matches!(told, Err(SendError::Closed)) {
+            return Err(RecvError::Closed);
+        }
         let (section, event) = match (section, event) {
             (Ok(section), Ok(event)) => {
                 return Ok((Some(MemFd::from_peer(Some(section), event)), false));
             }
             other => other,
         };
-        // It has closed the connection, and after that what it had lent; or it is ending, and its handles went first.
-        if matches!(told, Err(SendError::Closed)) || peer.is_ending() || self.is_closed() {
+        // It is ending, and its handles went first.
+        if peer.is_ending() || self.is_closed() {
             return Err(RecvError::Closed);
         }
         let is_its_fault = [section.as_ref().err(), event.as_ref().err()]

@@ -295,6 +295,20 @@ fn a_section_that_the_program_has_for_reading_is_left_alone() {
     crate::win::close_in(&process, own);
 }
 
+/// The number is given out again when its client has closed what it had lent.
+#[test]
+fn a_client_that_goes_is_not_blamed_for_what_has_the_number_now() {
+    let (server, client) = Socket::pair().unwrap();
+    server.peer().unwrap();
+    let now = crate::win::Event::manual().unwrap();
+    let frame = Frame::message(b"m").unwrap().with_handles(crate::win::value(now.raw()), 0);
+    client.0.send(frame, None).unwrap();
+    drop(client);
+    assert!(server.wait_readable(soon()).unwrap());
+    let received = server.recv(&mut [0; 8]);
+    assert!(matches!(received, Err(RecvError::Closed)), "{received:?}");
+}
+
 #[test]
 fn a_write_outlives_its_thread() {
     for is_bound in [false, true] {
