@@ -24,7 +24,7 @@ use crate::poller::{Pollable, Port, Readiness, RegisteredWait, Slot, Source};
 use crate::process::own_sid_text;
 use crate::socket::{Side, Socket};
 use crate::sync::Mutex;
-use crate::win::{Operation, Progress, Security, own};
+use crate::win::{Operation, Progress, Security, own, was_aborted};
 
 /// How long another server may have the name without listening.
 const UNKNOWN_MAX: Duration = Duration::from_secs(2);
@@ -229,9 +229,17 @@ impl Instance {
 
     /// Whether a client has connected.
     fn look(&mut self) -> bool {
-        if self.connect.is_under_way() {
-            // However it ended: what is wrong with it shows when it is used.
-            self.is_connected |= !matches!(self.connect.look(&self.handle), Progress::Pending);
+        while self.connect.is_under_way() {
+            match self.connect.look(&self.handle) {
+                Progress::Pending => break,
+                // The thread that began it has ended: another one begins it again.
+                Progress::Failed(error) if was_aborted(&error) => {
+                    self.wait = None;
+                    self.is_connected = self.begin().is_err() || self.is_connected;
+                }
+                // However it ended: what is wrong with it shows when it is used.
+                _ => self.is_connected = true,
+            }
         }
         self.is_connected
     }

@@ -158,3 +158,22 @@ fn who_has_waited_longer_is_let_in_first() {
         clients.push(connect(&path, None).unwrap());
     }
 }
+
+#[test]
+fn a_listener_outlives_the_thread_that_made_it() {
+    let path = place();
+    let listener = std::thread::scope(|scope| scope.spawn(|| bind(&path)).join().unwrap()).unwrap();
+    let poller = Poller::new().unwrap();
+    poller.add(&listener, 5, false).unwrap();
+    let mut events = Vec::new();
+    // Nobody comes, whatever became of what that thread had begun.
+    let moment = Some(deadline_ns(Duration::from_millis(300)));
+    assert_eq!(poller.wait(&mut events, moment).unwrap(), 0);
+    assert!(listener.accept().unwrap().is_none());
+    let client = connect(&path, None).unwrap();
+    assert_eq!(poller.wait(&mut events, Some(deadline_ns(Duration::from_secs(30)))).unwrap(), 1);
+    let server = listener.accept().unwrap().expect("a client");
+    assert_eq!(server.peer().unwrap().pid, pid());
+    assert!(listener.accept().unwrap().is_none());
+    drop(client);
+}
