@@ -177,3 +177,43 @@ fn a_listener_outlives_the_thread_that_made_it() {
     assert!(listener.accept().unwrap().is_none());
     drop(client);
 }
+
+/// Makes an instance of the pipe by hand, with this list of rights.
+fn squat(path: &Path, list: &str) -> std::os::windows::io::OwnedHandle {
+    use windows_sys::Win32::Storage::FileSystem::{
+        FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED, PIPE_ACCESS_DUPLEX,
+    };
+    use windows_sys::Win32::System::Pipes::{
+        CreateNamedPipeW, PIPE_READMODE_MESSAGE, PIPE_TYPE_MESSAGE, PIPE_UNLIMITED_INSTANCES,
+    };
+    let names = name::Names::of(path).unwrap();
+    let security = crate::win::Security::parse(list).unwrap();
+    // SAFETY: the name ends with a zero; it and the attributes live for the call.
+    crate::win::own(unsafe {
+        CreateNamedPipeW(
+            names.pipe.as_ptr(),
+            PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED | FILE_FLAG_FIRST_PIPE_INSTANCE,
+            PIPE_TYPE_MESSAGE | PIPE_READMODE_MESSAGE,
+            PIPE_UNLIMITED_INSTANCES,
+            4096,
+            4096,
+            0,
+            &security.attributes(),
+        )
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_pipe_that_others_may_serve_is_not_joined() {
+    let sid = own_sid_text().unwrap();
+    // Everybody may make instances of it; and one that would be right, were it not somebody else's.
+    for list in ["D:(A;;GA;;;WD)", &format!("O:BAD:P(D;;FA;;;NU)(A;;FA;;;{sid})(A;;FA;;;SY)")] {
+        let path = place();
+        let squatter = squat(&path, list);
+        let refused = bind(&path);
+        assert!(matches!(refused, Err(BindError::Denied { .. })), "{list}: {refused:?}");
+        drop(squatter);
+        drop(bind(&path).unwrap());
+    }
+}
