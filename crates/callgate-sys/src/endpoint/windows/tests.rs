@@ -217,3 +217,17 @@ fn a_pipe_that_others_may_serve_is_not_joined() {
         drop(bind(&path).unwrap());
     }
 }
+
+/// A child that was left the pipe serves on; the number of its maker's process may be anybody's by then.
+#[test]
+fn who_serves_is_whose_the_pipe_is() {
+    use crate::process::{overflow_uid, uid};
+    let path = place();
+    let listener = bind(&path).unwrap();
+    let client = connect(&path, None).unwrap();
+    assert_eq!(client.peer().unwrap().uid, uid());
+    drop((listener, client));
+    let _squatter = squat(&path, "O:BAD:(A;;GA;;;WD)");
+    let client = connect(&path, None).unwrap();
+    assert_eq!(client.peer().unwrap().uid, overflow_uid());
+}

@@ -78,7 +78,7 @@ impl Pipe {
         number: u32,
         event: u32,
     ) -> Result<(Option<MemFd>, bool), RecvError> {
-        let Ok(peer) = self.peer() else {
+        let Ok(peer) = self.proven() else {
             return if self.is_closed() { Err(RecvError::Closed) } else { Ok((None, true)) };
         };
         let section = copy_of(&peer.process, number);

@@ -7,6 +7,7 @@ use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::sync::{Arc, OnceLock};
 
 use callgate_points::at;
+use windows_sys::Win32::Foundation::{ERROR_CANNOT_IMPERSONATE, ERROR_PIPE_NOT_CONNECTED, HANDLE};
 use windows_sys::Win32::System::Pipes::{
     GetNamedPipeClientProcessId, GetNamedPipeServerProcessId, PeekNamedPipe,
 };
@@ -14,11 +15,11 @@ use windows_sys::Win32::System::Pipes::{
 use super::frame::{FRAME_MAX, Frame};
 use super::passing::Passing;
 use crate::poller::{Port, Readiness, RegisteredWait, Slot, Source};
-use crate::process::Peer;
+use crate::process::{Peer, Sid, Who, Word};
 use crate::shm::MemFd;
 use crate::socket::{RecvError, SendError};
 use crate::sync::{Mutex, MutexGuard};
-use crate::win::{Operation, Progress, has_passed, is_pipe_gone, ok, was_aborted};
+use crate::win::{Operation, Progress, Security, has_passed, is_pipe_gone, ok, was_aborted};
 
 /// What a client looks through of what its server has sent and nobody will receive; more than the pipe holds. A server that
 /// goes on writing meanwhile keeps nobody here: what it then leaves in the client it could have put there without a word.
@@ -142,7 +143,7 @@ impl Pipe {
     pub(super) fn send(&self, frame: Frame, memory: Option<&MemFd>) -> Result<(), SendError> {
         // Before the lock: it asks the system, the first time.
         let peer = match (memory, self.side) {
-            (Some(_), Side::Server) => Some(self.peer().map_err(SendError::Os)?),
+            (Some(_), Side::Server) => Some(self.proven().map_err(SendError::Os)?),
             _ => None,
         };
         let state = &mut *self.state();
@@ -194,11 +195,7 @@ impl Pipe {
         }
         let mut pid = 0;
         let state = self.state();
-        let gone = || {
-            io::Error::from_raw_os_error(
-                windows_sys::Win32::Foundation::ERROR_PIPE_NOT_CONNECTED as i32,
-            )
-        };
+        let gone = || io::Error::from_raw_os_error(ERROR_PIPE_NOT_CONNECTED as i32);
         let handle = state.handle.as_ref().ok_or_else(gone)?.as_raw_handle();
         // SAFETY: the handle is open while the lock is held; the result is a live local.
         ok(at!("sys.socket.peer", unsafe {
@@ -207,13 +204,30 @@ impl Pipe {
                 Side::Client => GetNamedPipeServerProcessId(handle, &raw mut pid),
             }
         }))?;
+        let word = match self.side {
+            Side::Server => opened_by(handle).map(Word::OfClient),
+            Side::Client => owner(handle).map(Word::OfServer),
+        };
         drop(state);
-        let peer = Peer::open(pid, self.side == Side::Server)?;
-        // It has not ended before it was opened, so the id was still its own.
+        let peer = word.and_then(|word| Ok((Peer::open(pid, &word)?, word)));
+        // What failed failed because of that, perhaps.
         if self.is_closed() {
             return Err(gone());
         }
-        Ok(self.peer.get_or_init(|| peer).clone())
+        match peer? {
+            // It is asked again, before anything is passed.
+            (peer, Word::OfClient(None)) => Ok(peer),
+            (peer, _) => Ok(self.peer.get_or_init(|| peer).clone()),
+        }
+    }
+
+    /// The process to take handles from, or to put them in: that of whom the kernel says that it opened the pipe.
+    pub(super) fn proven(&self) -> io::Result<Peer> {
+        let peer = self.peer()?;
+        if self.peer.get().is_none() {
+            return Err(io::Error::from_raw_os_error(ERROR_CANNOT_IMPERSONATE as i32));
+        }
+        Ok(peer)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -463,6 +477,21 @@ impl State {
         }
         at!("sys.socket.close", drop(handle));
     }
+}
+
+/// Who opened the pipe of which this is a server's end.
+fn opened_by(handle: HANDLE) -> io::Result<Option<Who>> {
+    match Who::of_client(handle) {
+        Ok(who) => Ok(Some(who)),
+        Err(error) if error.raw_os_error() == Some(ERROR_CANNOT_IMPERSONATE as i32) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whose the pipe is: the user who made its first instance, who alone says who else may make one.
+fn owner(handle: HANDLE) -> io::Result<Sid> {
+    let owner = Security::of(handle)?.owner().ok_or(io::ErrorKind::PermissionDenied)?;
+    Ok(Sid::new(owner))
 }
 
 fn failed(error: io::Error) -> SendError {
