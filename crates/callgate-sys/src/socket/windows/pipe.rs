@@ -14,6 +14,7 @@ use windows_sys::Win32::System::Pipes::{
 
 use super::frame::{FRAME_MAX, Frame};
 use super::passing::Passing;
+use super::writing::{Given, Writing};
 use crate::poller::{Port, Readiness, RegisteredWait, Slot, Source};
 use crate::process::{Peer, Sid, Who, Word};
 use crate::shm::MemFd;
@@ -60,35 +61,14 @@ enum Told {
     ByWait(Arc<Port>),
 }
 
-/// A message on its way out.
-#[derive(Default)]
-struct Writing {
-    len: usize,
-    /// What a server has put into its client's table, of which the message tells.
-    given: Option<Given>,
-}
-
-/// A handle in a client's table.
-struct Given {
-    process: Arc<OwnedHandle>,
-    number: u32,
-}
-
-impl Given {
-    /// The client was not told, and will not be.
-    fn take_back(self) {
-        crate::win::close_in(&self.process, self.number);
-    }
-}
-
 pub(super) struct State {
     /// `None` once it was shut.
-    handle: Option<OwnedHandle>,
+    pub(super) handle: Option<OwnedHandle>,
     read: Operation<FRAME_MAX>,
     reading: Reading,
-    write: Operation<FRAME_MAX>,
+    pub(super) write: Operation<FRAME_MAX>,
     /// What the write under way is of.
-    writing: Writing,
+    pub(super) writing: Writing,
     told: Told,
     /// Bound to a port that watches it no more.
     was_bound: bool,
@@ -371,76 +351,6 @@ impl State {
         }
     }
 
-    /// Whether a message can be written now.
-    fn may_write(&mut self) -> Result<(), SendError> {
-        let Some(handle) = &self.handle else { return Err(SendError::Closed) };
-        if !self.write.is_under_way() {
-            return Ok(());
-        }
-        let progress = self.write.look(handle);
-        self.written(progress)
-    }
-
-    fn write(&mut self, frame: &Frame, given: Option<Given>) -> Result<(), SendError> {
-        let bytes = frame.bytes();
-        self.writing = Writing { len: bytes.len(), given };
-        let Some(handle) = &self.handle else {
-            self.not_written();
-            return Err(SendError::Closed);
-        };
-        self.write.buffer()[..bytes.len()].copy_from_slice(bytes);
-        let progress = self.write.write(handle, bytes.len());
-        match self.written(progress) {
-            // The kernel has it, and the peer will get it.
-            Err(SendError::Full) => Ok(()),
-            result => result,
-        }
-    }
-
-    /// Learns how far the write is; *full* while it is under way.
-    fn written(&mut self, mut progress: Progress) -> Result<(), SendError> {
-        // The thread that began it has ended, and nobody got the message: another one writes it again. (On Windows what is
-        // under way on a pipe that is bound to a port outlives its thread; under Wine it does not.)
-        while let (Progress::Failed(error), Some(handle)) = (&progress, &self.handle)
-            && was_aborted(error)
-        {
-            progress = self.write.write(handle, self.writing.len);
-        }
-        match progress {
-            Progress::Pending => Err(SendError::Full),
-            Progress::Done { .. } => {
-                self.writing = Writing::default();
-                Ok(())
-            }
-            Progress::Failed(error) => {
-                self.not_written();
-                Err(failed(error))
-            }
-        }
-    }
-
-    fn not_written(&mut self) {
-        if let Some(given) = std::mem::take(&mut self.writing).given {
-            given.take_back();
-        }
-    }
-
-    /// Tells the client of the sections that were looked for. One that does not read keeps them.
-    pub(super) fn tell_what_was_taken(&mut self) -> Result<(), SendError> {
-        let count = self.passing.taken;
-        if count == 0 {
-            return Ok(());
-        }
-        match self.may_write().and_then(|()| self.write(&Frame::taken(count), None)) {
-            Ok(()) => {
-                self.passing.taken = 0;
-                Ok(())
-            }
-            Err(SendError::Full) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
     fn is_closed(&mut self, key: u64) -> bool {
         self.look(key);
         let Some(handle) = &self.handle else { return true };
@@ -492,10 +402,6 @@ fn opened_by(handle: HANDLE) -> io::Result<Option<Who>> {
 fn owner(handle: HANDLE) -> io::Result<Sid> {
     let owner = Security::of(handle)?.owner().ok_or(io::ErrorKind::PermissionDenied)?;
     Ok(Sid::new(owner))
-}
-
-fn failed(error: io::Error) -> SendError {
-    if is_pipe_gone(&error) { SendError::Closed } else { SendError::Os(error) }
 }
 
 impl Source for Pipe {
