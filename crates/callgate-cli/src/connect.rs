@@ -33,6 +33,8 @@ pub enum ServerUid {
 fn server_identity(text: &str) -> Result<ServerUid, String> {
     match text {
         "any" => Ok(ServerUid::Any),
+        // Other users have no numbers there.
+        _ if cfg!(windows) && text != "0" => Err("expected 0 (the system) or `any`".to_owned()),
         _ => text.parse().map(ServerUid::Uid).map_err(|_| "expected a uid or `any`".to_owned()),
     }
 }
@@ -77,7 +79,9 @@ mod tests {
     #[test]
     fn server_identities() {
         assert_eq!(server_identity("any"), Ok(ServerUid::Any));
-        assert_eq!(server_identity("1000"), Ok(ServerUid::Uid(1000)));
+        assert_eq!(server_identity("0"), Ok(ServerUid::Uid(0)));
+        let numbered = server_identity("1000");
+        assert_eq!(numbered.ok(), (!cfg!(windows)).then_some(ServerUid::Uid(1000)));
         assert!(server_identity("root").is_err());
     }
 }

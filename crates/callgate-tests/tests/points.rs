@@ -22,7 +22,7 @@ const ENOUGH: u64 = 60;
 const PASSAGES: [u32; 2] = [1, 4];
 
 /// What a handshake, an announcement, a call and a sleep are made of, on either side: they must be among what is struck.
-const CLIENT: [&str; 12] = [
+const CLIENT: [&str; 14] = [
     "sys.endpoint.connect",
     "sys.endpoint.message_mode",
     "sys.socket.peer",
@@ -33,13 +33,17 @@ const CLIENT: [&str; 12] = [
     "sys.win.write",
     "sys.win.read",
     "sys.win.query_object",
+    "sys.win.query_security",
+    "sys.win.duplicate_exchange",
     "sys.win.wait",
     "proto.cell.request",
 ];
-const SERVER: [&str; 12] = [
+const SERVER: [&str; 14] = [
     "sys.endpoint.take_mutex",
     "sys.endpoint.create_pipe",
     "sys.win.connect_pipe",
+    "sys.process.impersonate",
+    "sys.process.revert",
     "sys.win.duplicate_from_peer",
     "sys.win.duplicate_narrow",
     "sys.win.duplicate_to_peer",

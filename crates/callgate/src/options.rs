@@ -162,7 +162,8 @@ pub enum ServerIdentity {
     /// The client's own user, and root.
     #[default]
     SameUserOrRoot,
-    /// This user only.
+    /// This user only. On Windows no number is a user's from one process to the next: all but 0, the system's account, are
+    /// refused there ([`CallError::Refused`](crate::CallError::Refused)).
     Uid(u32),
     /// Anyone.
     Anyone,

@@ -58,6 +58,73 @@ fn what_is_there_is_told_until_it_is_read() {
     assert_eq!(poller.wait(&mut events, Some(0)).unwrap(), 0);
 }
 
+/// Clients that write all the time, and one that says something now and then.
+#[cfg(windows)]
+#[test]
+fn a_flood_keeps_no_quiet_one_waiting() {
+    const CLIENTS: u64 = 24;
+    const QUIET: u64 = u64::MAX;
+    let poller = Poller::new().unwrap();
+    let pairs: Vec<_> = (0..CLIENTS).map(|_| Socket::pair().unwrap()).collect();
+    let (quiet_server, quiet_client) = Socket::pair().unwrap();
+    for (token, (server, _)) in (0..).zip(&pairs) {
+        poller.add_for_good(server, token).unwrap();
+    }
+    poller.add_for_good(&quiet_server, QUIET).unwrap();
+    let mut events = Vec::new();
+    let mut pass = || {
+        for (_, client) in &pairs {
+            // As many as are read, and one.
+            (0..17).for_each(|_| drop(client.send(&[0], None)));
+        }
+        poller.wait(&mut events, Some(deadline_ns(Duration::from_secs(30)))).unwrap();
+        for event in events.iter().filter(|event| event.token != QUIET) {
+            let server = &pairs[event.token as usize].0;
+            // As a worker does.
+            let _ = (0..16).try_for_each(|_| server.recv(&mut [0; 64]).map(drop));
+        }
+        events.iter().any(|event| event.token == QUIET)
+    };
+    for _ in 0..40 {
+        pass();
+    }
+    quiet_client.send(&[0], None).unwrap();
+    let passes = (1..).take_while(|_| !pass()).take(100).count();
+    assert!(passes <= 1, "heard after {passes} passes");
+}
+
+#[cfg(windows)]
+#[test]
+fn more_than_fit_take_turns_and_show_once() {
+    const MANY: usize = 2 * super::EVENTS_MAX + 50;
+    let poller = Poller::new().unwrap();
+    let wakers: Vec<_> = (0..MANY).map(|_| Waker::new().unwrap()).collect();
+    for (token, waker) in (0..).zip(&wakers) {
+        poller.add(waker, token, false).unwrap();
+    }
+    let mut events = Vec::new();
+    for round in 0..10 {
+        let mut seen = [0; MANY];
+        for waker in &wakers {
+            // Told again of what is known.
+            waker.drain();
+            waker.wake();
+        }
+        for _ in 0..3 {
+            let count = poller.wait(&mut events, Some(0)).unwrap();
+            assert_eq!(count, super::EVENTS_MAX, "round {round}");
+            let mut tokens: Vec<_> = events.iter().map(|event| event.token).collect();
+            tokens.sort_unstable();
+            tokens.dedup();
+            assert_eq!(tokens.len(), count, "round {round}: one shows twice");
+            tokens.iter().for_each(|&token| seen[token as usize] += 1);
+        }
+        assert!(seen.iter().all(|&times| times == 1 || times == 2), "round {round}: {seen:?}");
+    }
+    wakers.iter().for_each(Waker::drain);
+    assert_eq!(poller.wait(&mut events, Some(0)).unwrap(), 0);
+}
+
 #[cfg(not(windows))]
 #[test]
 fn levels_and_edges() {

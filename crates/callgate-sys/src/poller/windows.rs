@@ -1,11 +1,12 @@
 //! A completion port. What is watched posts its key there when there may be something to see; the poller then looks.
 //!
 //! A packet says no more than "look": so one too many does no harm, and a source that was found ready is looked at again
-//! at each wait until it is not.
+//! until it is not. All packets are taken at each wait, and each source has one place in the line of those to be looked at.
 
 mod port;
 mod registered;
 
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -28,8 +29,29 @@ pub struct Poller(Arc<Inner>);
 struct Inner {
     port: Arc<Port>,
     watched: Mutex<HashMap<u64, Watched>>,
-    /// Keys of what was ready at the last look.
-    hot: Mutex<Vec<u64>>,
+    due: Mutex<Due>,
+}
+
+/// Keys of what is to be looked at: what has told the port, and what was ready at the last look. Each is there once, so
+/// there are never more than sources, whatever their peers do.
+#[derive(Debug, Default)]
+struct Due {
+    order: VecDeque<u64>,
+    all: HashSet<u64>,
+}
+
+impl Due {
+    fn add(&mut self, key: u64) {
+        if self.all.insert(key) {
+            self.order.push_back(key);
+        }
+    }
+
+    fn next(&mut self) -> Option<u64> {
+        let key = self.order.pop_front()?;
+        self.all.remove(&key);
+        Some(key)
+    }
 }
 
 #[derive(Clone)]
@@ -104,8 +126,8 @@ impl Poller {
     ///
     /// What `CreateIoCompletionPort` says.
     pub fn new() -> io::Result<Poller> {
-        let (watched, hot) = (Mutex::default(), Mutex::default());
-        Ok(Poller(Arc::new(Inner { port: Arc::new(Port::new()?), watched, hot })))
+        let (watched, due) = (Mutex::default(), Mutex::default());
+        Ok(Poller(Arc::new(Inner { port: Arc::new(Port::new()?), watched, due })))
     }
 
     /// Watches `source` for something to read and for its end; events carry `token`.
@@ -180,35 +202,42 @@ impl Poller {
     /// What the completion port says; nothing is known.
     pub fn wait(&self, events: &mut Vec<Event>, deadline_ns: Option<u64>) -> io::Result<usize> {
         events.clear();
-        let mut still = std::mem::take(&mut *self.0.hot.lock());
-        // Those behind the first so many get their turn first next time.
-        let later = still.split_off(still.len().min(EVENTS_MAX / 2));
-        let ready = self.look_at(&still, events);
-        self.0.hot.lock().splice(0..0, later);
-        let mut entries = [OVERLAPPED_ENTRY::default(); EVENTS_MAX];
-        let mut keys = Vec::new();
+        let due = &mut *self.0.due.lock();
         loop {
-            let ms = if events.is_empty() { ms_left(deadline_ns) } else { 0 };
-            let room = EVENTS_MAX - events.len();
-            let count = self.0.port.take(&mut entries[..room], ms)?;
-            keys.clear();
-            keys.extend(entries[..count].iter().map(|entry| entry.lpCompletionKey as u64));
-            keys.sort_unstable();
-            keys.dedup();
-            // Those are in `events` already.
-            keys.retain(|key| !ready.contains(key));
-            self.look_at(&keys, events);
+            let ms = if due.order.is_empty() { ms_left(deadline_ns) } else { 0 };
+            self.drain(due, ms)?;
+            self.look_at(due, events);
             if !events.is_empty() || has_passed(deadline_ns) {
                 return Ok(events.len());
             }
         }
     }
 
-    /// Looks at sources, and notes those that are ready. Gives their keys.
-    fn look_at(&self, keys: &[u64], events: &mut Vec<Event>) -> Vec<u64> {
-        let mut ready = Vec::new();
-        for key in keys {
-            let watched = self.0.watched.lock().get(key).cloned();
+    /// Takes all keys out of the port; waits at most so many milliseconds for the first.
+    ///
+    /// All: a peer that writes without end has a key put in for each message that is read, which is more in one turn of a
+    /// worker than one look takes out, and the keys of others would be behind ever more of them. It ends, since this thread
+    /// reads nothing meanwhile.
+    fn drain(&self, due: &mut Due, mut ms: u32) -> io::Result<()> {
+        let mut entries = [OVERLAPPED_ENTRY::default(); EVENTS_MAX];
+        loop {
+            let count = self.0.port.take(&mut entries, ms)?;
+            entries[..count].iter().for_each(|entry| due.add(entry.lpCompletionKey as u64));
+            if count < entries.len() {
+                return Ok(());
+            }
+            ms = 0;
+        }
+    }
+
+    /// Looks at what is due, each once, until there are as many events as fit. What is ready goes behind the others.
+    fn look_at(&self, due: &mut Due, events: &mut Vec<Event>) {
+        for _ in 0..due.order.len() {
+            if events.len() == EVENTS_MAX {
+                return;
+            }
+            let Some(key) = due.next() else { return };
+            let watched = self.0.watched.lock().get(&key).cloned();
             let Some((watched, source)) = watched
                 .and_then(|watched| watched.source.upgrade().map(|source| (watched, source)))
             else {
@@ -218,11 +247,9 @@ impl Poller {
             if readable || closed {
                 let token = watched.token;
                 events.push(Event { token, readable, closed });
-                ready.push(*key);
+                due.add(key);
             }
         }
-        self.0.hot.lock().extend(&ready);
-        ready
     }
 }
 

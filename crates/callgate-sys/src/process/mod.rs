@@ -32,7 +32,7 @@ pub use sim::{
     pause_ns, pid, raise_nofile, uid, will_write, yield_now,
 };
 #[cfg(all(windows, not(callgate_sim)))]
-pub(crate) use windows::{Peer, own_sid_text};
+pub(crate) use windows::{Peer, Sid, Who, Word, own_sid_text};
 #[cfg(all(windows, not(callgate_sim)))]
 pub use windows::{
     PidFd, Slice, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu, generation, gid,

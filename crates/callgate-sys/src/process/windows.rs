@@ -3,6 +3,7 @@
 //! There is no fork, so a process has one life, and whatever belongs to it does so for good.
 
 mod peer;
+mod token;
 mod user;
 
 use std::io;
@@ -13,9 +14,10 @@ use windows_sys::Win32::System::Threading::{
     THREAD_PRIORITY_TIME_CRITICAL,
 };
 
-pub(crate) use peer::Peer;
 pub use peer::PidFd;
-pub(crate) use user::own_sid_text;
+pub(crate) use peer::{Peer, Word};
+pub(crate) use token::Who;
+pub(crate) use user::{Sid, own_sid_text};
 pub use user::{gid, overflow_uid, uid};
 
 use crate::win::current_process;

@@ -29,11 +29,11 @@ pub use sim::{
     page_size,
 };
 #[cfg(all(windows, not(callgate_sim)))]
-pub(crate) use windows::READER_RIGHTS;
-#[cfg(all(windows, not(callgate_sim)))]
 pub use windows::{
     Control, Hold, MemFd, PayloadReader, PayloadWriter, ReleaseId, ReleaseWatch, page_size,
 };
+#[cfg(all(windows, not(callgate_sim)))]
+pub(crate) use windows::{GIVEN_RIGHTS, READER_RIGHTS};
 
 #[cfg(not(callgate_sim))]
 pub use copy::copy_from_shared;

@@ -10,7 +10,7 @@ use windows_sys::Win32::System::SystemInformation::GetSystemInfo;
 pub use mapping::{Control, PayloadReader, PayloadWriter};
 pub use release::{Hold, ReleaseId, ReleaseWatch};
 pub use section::MemFd;
-pub(crate) use section::READER_RIGHTS;
+pub(crate) use section::{GIVEN_RIGHTS, READER_RIGHTS};
 
 /// Gives the size of a page of memory in bytes: 4096.
 pub fn page_size() -> usize {

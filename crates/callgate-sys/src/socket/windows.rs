@@ -5,11 +5,13 @@
 //! | here | [`Socket`]: what the rest of the library calls |
 //! | `frame` | what stands before each message: which handles come with it |
 //! | `pipe` | one end of a pipe: a read in flight, a write in flight, its end |
+//! | `writing` | the write that is under way |
 //! | `passing` | handles on their way between two processes |
 
 mod frame;
 mod passing;
 mod pipe;
+mod writing;
 
 use std::io;
 use std::os::windows::io::OwnedHandle;

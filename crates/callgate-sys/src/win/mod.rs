@@ -17,8 +17,11 @@ use windows_sys::Win32::System::Threading::{
     CreateEventW, INFINITE, SetEvent, WaitForSingleObject,
 };
 
+#[cfg(test)]
+pub(crate) use object::handle_count;
 pub(crate) use object::{
-    Kind, close_in, copy_of, current_process, give, granted, is_pipe_gone, kind, narrow, value,
+    Kind, close_in, copy_of, current_process, exchange, give, granted, is_pipe_gone, kind, narrow,
+    value, was_aborted,
 };
 pub(crate) use operation::{Operation, Progress};
 pub(crate) use security::Security;

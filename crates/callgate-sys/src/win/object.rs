@@ -7,7 +7,7 @@ use callgate_points::at;
 use windows_sys::Wdk::Foundation::{NtQueryObject, ObjectBasicInformation, ObjectTypeInformation};
 use windows_sys::Win32::Foundation::{
     DUPLICATE_CLOSE_SOURCE, DUPLICATE_SAME_ACCESS, DuplicateHandle, ERROR_BROKEN_PIPE,
-    ERROR_NO_DATA, ERROR_PIPE_NOT_CONNECTED, HANDLE, UNICODE_STRING,
+    ERROR_NO_DATA, ERROR_OPERATION_ABORTED, ERROR_PIPE_NOT_CONNECTED, HANDLE, UNICODE_STRING,
 };
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
@@ -93,6 +93,29 @@ pub(crate) fn close_in(process: &OwnedHandle, number: u32) {
     });
 }
 
+/// Makes a handle of this process into one with just these rights, all of which it has, under another number.
+///
+/// # Safety
+///
+/// * Nothing in this process owns the old handle, which is closed.
+pub(crate) unsafe fn exchange(old: HANDLE, rights: u32) -> io::Result<OwnedHandle> {
+    let mut new = std::ptr::null_mut();
+    // SAFETY: the old handle is given up, as the caller promises; the result is a live local.
+    ok(at!("sys.win.duplicate_exchange", unsafe {
+        DuplicateHandle(
+            current_process(),
+            old,
+            current_process(),
+            &raw mut new,
+            rights,
+            0,
+            DUPLICATE_CLOSE_SOURCE,
+        )
+    }))?;
+    // SAFETY: the call has succeeded, so this handle is open, and ours.
+    Ok(unsafe { OwnedHandle::from_raw_handle(new) })
+}
+
 /// Keeps just these rights of a handle of ours, all of which it has.
 pub(crate) fn narrow(source: OwnedHandle, rights: u32) -> io::Result<OwnedHandle> {
     let mut narrowed = std::ptr::null_mut();
@@ -112,17 +135,31 @@ pub(crate) fn narrow(source: OwnedHandle, rights: u32) -> io::Result<OwnedHandle
     Ok(unsafe { OwnedHandle::from_raw_handle(narrowed) })
 }
 
+/// `PUBLIC_OBJECT_BASIC_INFORMATION`.
+#[repr(C)]
+#[derive(Default)]
+struct Basic {
+    attributes: u32,
+    granted: u32,
+    handles: u32,
+    pointers: u32,
+    reserved: [u32; 10],
+}
+
 /// Gives the rights of a handle of this process; 0 where there is no such handle.
 pub(crate) fn granted(handle: HANDLE) -> u32 {
-    /// `PUBLIC_OBJECT_BASIC_INFORMATION`.
-    #[repr(C)]
-    struct Basic {
-        attributes: u32,
-        granted: u32,
-        counts: [u32; 2],
-        reserved: [u32; 10],
-    }
-    let mut basic = Basic { attributes: 0, granted: 0, counts: [0; 2], reserved: [0; 10] };
+    basic(handle).granted
+}
+
+/// Gives how many handles all processes have to the object behind a handle.
+#[cfg(test)]
+pub(crate) fn handle_count(handle: HANDLE) -> u32 {
+    basic(handle).handles
+}
+
+/// All zeros where there is no such handle.
+fn basic(handle: HANDLE) -> Basic {
+    let mut basic = Basic::default();
     // SAFETY: at most the size given is written to a live local of integers.
     let status = at!("sys.win.query_object", unsafe {
         NtQueryObject(
@@ -133,7 +170,7 @@ pub(crate) fn granted(handle: HANDLE) -> u32 {
             std::ptr::null_mut(),
         )
     });
-    if status < 0 { 0 } else { basic.granted }
+    if status < 0 { Basic::default() } else { basic }
 }
 
 /// Tells what a handle of this process refers to.
@@ -169,4 +206,9 @@ pub(crate) fn kind(handle: HANDLE) -> Kind {
 pub(crate) fn is_pipe_gone(error: &io::Error) -> bool {
     let gone = [ERROR_BROKEN_PIPE, ERROR_NO_DATA, ERROR_PIPE_NOT_CONNECTED];
     error.raw_os_error().is_some_and(|code| gone.contains(&(code as u32)))
+}
+
+/// Whether an error says that an operation was called back, as those are that a thread has begun when it ends.
+pub(crate) fn was_aborted(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(ERROR_OPERATION_ABORTED as i32)
 }

@@ -389,3 +389,22 @@ fn a_second_listener_on_the_name() {
         assert!(found, "{error:?}");
     });
 }
+
+/// Numbers of users go by who is met first: nobody is trusted by one.
+#[test]
+fn no_server_is_trusted_by_a_number() {
+    within(LONGEST, || {
+        let stage = Stage::new(&[]);
+        let own = callgate_sys::process::uid();
+        for (uid, is_refused) in [(own, true), (own + 1, true), (0, false)] {
+            let mut options = strict();
+            options.server = callgate::ServerIdentity::Uid(uid);
+            match Client::connect_with(stage.path.as_str(), options) {
+                Err(callgate::CallError::Refused { .. }) if is_refused => {}
+                Err(callgate::CallError::UntrustedServer { .. }) if !is_refused && own != 0 => {}
+                Ok(_) if !is_refused && own == 0 => {}
+                other => panic!("{uid}: {other:?}"),
+            }
+        }
+    });
+}

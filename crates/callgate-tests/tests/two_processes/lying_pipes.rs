@@ -17,7 +17,7 @@ use windows_sys::Win32::System::Memory::{
 };
 
 use crate::{LONGEST, PEER};
-use server::{Liar, Link, READER, event, section};
+use server::{Liar, Link, MARK, READER, event, section};
 
 /// A client in a process of its own, and the liar that it calls.
 struct Stage {
@@ -191,6 +191,7 @@ fn impostors_as_reply_memory() {
         let more = [SECTION_MAP_WRITE, SECTION_MAP_EXECUTE, 0x2_0000].map(|right| READER | right);
         let plain = || section(None, PAGE_READWRITE, len);
         let impostors = [
+            ("without the mark", plain(), READER & !MARK),
             ("that can be written", plain(), more[0]),
             ("that can be run", plain(), more[1]),
             ("whose rights can be read", plain(), more[2]),

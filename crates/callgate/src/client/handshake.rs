@@ -94,6 +94,10 @@ fn reach(
     trusted: ServerIdentity,
     deadline_ns: Option<u64>,
 ) -> Result<(Socket, process::Identity), CallError> {
+    if cfg!(windows) && matches!(trusted, ServerIdentity::Uid(uid) if uid != 0) {
+        let reason = "no user has a number on Windows, other than 0, the system's account".into();
+        return Err(CallError::Refused { path: path.into(), reason });
+    }
     let began_ns = clock::now_ns();
     let socket = sys::connect(path, deadline_ns).map_err(|error| match error {
         sys::ConnectError::NotRunning { path } => CallError::NotRunning { path },

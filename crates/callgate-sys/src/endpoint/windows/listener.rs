@@ -21,10 +21,10 @@ use super::name::{LEN_MAX, Names};
 use crate::clock;
 use crate::endpoint::BindError;
 use crate::poller::{Pollable, Port, Readiness, RegisteredWait, Slot, Source};
-use crate::process::own_sid_text;
+use crate::process::{fresh_number, own_sid_text};
 use crate::socket::{Side, Socket};
 use crate::sync::Mutex;
-use crate::win::{Operation, Progress, Security, own};
+use crate::win::{Operation, Progress, Security, own, was_aborted, wide};
 
 /// How long another server may have the name without listening.
 const UNKNOWN_MAX: Duration = Duration::from_secs(2);
@@ -89,7 +89,7 @@ impl Listener {
     /// # Errors
     ///
     /// [`BindError`]; the instance lock is free again then. Blocks for up to 2 s for another server that is about to listen,
-    /// or to end. `Unsupported` for a group.
+    /// or to end. `Unsupported` for a group. `Denied` also where connections of a server with another `mode` are open still.
     pub fn bind(
         socket_path: &Path,
         _lock_path: &Path,
@@ -113,7 +113,7 @@ impl Listener {
             _ => format!("(A;;{CLIENT_RIGHTS:#x};;;AU)"),
         };
         // Who comes over the network is rejected by the pipe, too.
-        let list = format!("D:P(D;;GA;;;NU)(A;;GA;;;{sid})(A;;GA;;;SY){others}");
+        let list = format!("O:{sid}D:P(D;;FA;;;NU)(A;;FA;;;{sid})(A;;FA;;;SY){others}");
         let security = Security::parse(&list).map_err(os("security descriptor"))?;
         let (slot, state) = (Slot::new(), Mutex::default());
         let listening = Listening { slot, path: path(), names, security, state };
@@ -124,11 +124,18 @@ impl Listener {
             }
             result => result,
         };
-        let first = first.map_err(|error| match error.raw_os_error() {
+        let mut first = first.map_err(|error| match error.raw_os_error() {
             // Somebody else's pipe.
             Some(code) if code == ERROR_ACCESS_DENIED as i32 => BindError::Denied { path: path() },
             _ => os("CreateNamedPipe")(error),
         })?;
+        // Also one that was the first, as it seems: Wine 8 makes no difference.
+        let is_ours = listening.is_ours(&first);
+        if !matches!(is_ours, Ok(true)) {
+            first.connect.cancel(&first.handle);
+            is_ours.map_err(os("GetSecurityInfo"))?;
+            return Err(BindError::Denied { path: path() });
+        }
         let mut state = listening.state.lock();
         state.waiting.push(first);
         for _ in 1..WAITING {
@@ -189,11 +196,20 @@ fn acquire(names: &Names) -> Result<InstanceLock, Taken> {
 impl Listening {
     /// Makes an instance that waits for a client.
     fn instance(&self, flags: u32) -> io::Result<Instance> {
+        let handle = self.pipe(&self.names.pipe, flags)?;
+        let connect = Operation::new()?;
+        let mut instance = Instance { wait: None, connect, handle, is_connected: false };
+        instance.begin()?;
+        Ok(instance)
+    }
+
+    /// Makes an instance of a pipe whose name ends with a zero.
+    fn pipe(&self, name: &[u16], flags: u32) -> io::Result<OwnedHandle> {
         let attributes = self.security.attributes();
         // SAFETY: the name ends with a zero; it and the attributes live for the call.
-        let handle = own(at!("sys.endpoint.create_pipe", unsafe {
+        own(at!("sys.endpoint.create_pipe", unsafe {
             CreateNamedPipeW(
-                self.names.pipe.as_ptr(),
+                name.as_ptr(),
                 PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED | flags,
                 PIPE_TYPE_MESSAGE | PIPE_READMODE_MESSAGE | PIPE_REJECT_REMOTE_CLIENTS,
                 PIPE_UNLIMITED_INSTANCES,
@@ -202,11 +218,18 @@ impl Listening {
                 0,
                 &raw const attributes,
             )
-        }))?;
-        let connect = Operation::new()?;
-        let mut instance = Instance { wait: None, connect, handle, is_connected: false };
-        instance.begin()?;
-        Ok(instance)
+        }))
+    }
+
+    /// Whether the pipe that an instance belongs to is one of ours. Who makes the first instance says who may connect, and who
+    /// may make others, of which some clients would come to them.
+    ///
+    /// It is compared with a pipe that is made so for a moment, since what the system makes of a list is its own affair.
+    fn is_ours(&self, instance: &Instance) -> io::Result<bool> {
+        let name = wide(format!(r"\\.\pipe\callgate-like={:x}", fresh_number()).as_ref());
+        let like = self.pipe(&name, FILE_FLAG_FIRST_PIPE_INSTANCE)?;
+        let of = |pipe: &OwnedHandle| Security::of(pipe.as_raw_handle());
+        Ok(of(&instance.handle)?.is_as(&of(&like)?))
     }
 }
 
@@ -229,9 +252,17 @@ impl Instance {
 
     /// Whether a client has connected.
     fn look(&mut self) -> bool {
-        if self.connect.is_under_way() {
-            // However it ended: what is wrong with it shows when it is used.
-            self.is_connected |= !matches!(self.connect.look(&self.handle), Progress::Pending);
+        while self.connect.is_under_way() {
+            match self.connect.look(&self.handle) {
+                Progress::Pending => break,
+                // The thread that began it has ended: another one begins it again.
+                Progress::Failed(error) if was_aborted(&error) => {
+                    self.wait = None;
+                    self.is_connected = self.begin().is_err() || self.is_connected;
+                }
+                // However it ended: what is wrong with it shows when it is used.
+                _ => self.is_connected = true,
+            }
         }
         self.is_connected
     }

@@ -2,6 +2,8 @@
 
 use std::path::{Component, Path, Prefix};
 
+use windows_sys::Wdk::System::SystemServices::RtlUpcaseUnicodeChar;
+
 /// Where pipes have their names.
 pub(super) const PIPES: &str = r"\\.\pipe\";
 
@@ -42,16 +44,23 @@ fn pipe_name(path: &Path) -> Option<String> {
         return None;
     }
     let rest = path.to_string_lossy();
+    // The system would take it for the end of the name.
+    if rest.contains('\0') {
+        return None;
+    }
     Some(rest[PIPES.len().min(rest.len())..].replace('/', r"\"))
 }
 
-/// Writes a text without separators, so that two that are different stay so. As the system does in names, it does not tell
-/// capital letters from small ones.
+/// Writes a text without separators, so that two that are different stay so. Letters that the system does not tell apart in
+/// names are not told apart: it has a table for that, in which each unit of UTF-16 has its capital.
 fn escape(text: &str) -> String {
+    // SAFETY: it has no conditions.
+    let capitals: Vec<u16> =
+        text.encode_utf16().map(|unit| unsafe { RtlUpcaseUnicodeChar(unit) }).collect();
     let mut escaped = String::with_capacity(text.len());
-    for byte in text.to_lowercase().bytes() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => escaped.push(byte.into()),
+    for byte in String::from_utf16_lossy(&capitals).bytes() {
+        match byte.to_ascii_lowercase() {
+            byte @ (b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-') => escaped.push(byte.into()),
             b'\\' | b'/' => escaped.push('='),
             other => escaped.push_str(&format!("%{other:02x}")),
         }
@@ -75,6 +84,12 @@ mod tests {
         assert_eq!(pipe("C:/temp/A b"), pipe(r"C:\Temp\a b"));
         assert_ne!(pipe(r"C:\a=b"), pipe(r"C:\a\b"));
         assert_ne!(pipe(r"C:\a%20b"), pipe(r"C:\a b"));
+        // Letters are one where the system's own names have them as one, and only there.
+        assert_ne!(pipe("C:\\\u{212a}"), pipe("C:\\k"));
+        assert_eq!(pipe("C:\\\u{391}\u{3a3}"), pipe("C:\\\u{3b1}\u{3c3}"));
+        assert_eq!(pipe("C:\\\u{c4}"), pipe("C:\\\u{e4}"));
+        // A name of a pipe would end at it.
+        assert!(!pipe("\\\\.\\pipe\\a\0b").contains('\0'));
         let long = format!(r"C:\{}", "x".repeat(300));
         assert!(Names::of(Path::new(&long)).is_err_and(|len| len > LEN_MAX));
     }

@@ -158,3 +158,76 @@ fn who_has_waited_longer_is_let_in_first() {
         clients.push(connect(&path, None).unwrap());
     }
 }
+
+#[test]
+fn a_listener_outlives_the_thread_that_made_it() {
+    let path = place();
+    let listener = std::thread::scope(|scope| scope.spawn(|| bind(&path)).join().unwrap()).unwrap();
+    let poller = Poller::new().unwrap();
+    poller.add(&listener, 5, false).unwrap();
+    let mut events = Vec::new();
+    // Nobody comes, whatever became of what that thread had begun.
+    let moment = Some(deadline_ns(Duration::from_millis(300)));
+    assert_eq!(poller.wait(&mut events, moment).unwrap(), 0);
+    assert!(listener.accept().unwrap().is_none());
+    let client = connect(&path, None).unwrap();
+    assert_eq!(poller.wait(&mut events, Some(deadline_ns(Duration::from_secs(30)))).unwrap(), 1);
+    let server = listener.accept().unwrap().expect("a client");
+    assert_eq!(server.peer().unwrap().pid, pid());
+    assert!(listener.accept().unwrap().is_none());
+    drop(client);
+}
+
+/// Makes an instance of the pipe by hand, with this list of rights.
+fn squat(path: &Path, list: &str) -> std::os::windows::io::OwnedHandle {
+    use windows_sys::Win32::Storage::FileSystem::{
+        FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED, PIPE_ACCESS_DUPLEX,
+    };
+    use windows_sys::Win32::System::Pipes::{
+        CreateNamedPipeW, PIPE_READMODE_MESSAGE, PIPE_TYPE_MESSAGE, PIPE_UNLIMITED_INSTANCES,
+    };
+    let names = name::Names::of(path).unwrap();
+    let security = crate::win::Security::parse(list).unwrap();
+    // SAFETY: the name ends with a zero; it and the attributes live for the call.
+    crate::win::own(unsafe {
+        CreateNamedPipeW(
+            names.pipe.as_ptr(),
+            PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED | FILE_FLAG_FIRST_PIPE_INSTANCE,
+            PIPE_TYPE_MESSAGE | PIPE_READMODE_MESSAGE,
+            PIPE_UNLIMITED_INSTANCES,
+            4096,
+            4096,
+            0,
+            &security.attributes(),
+        )
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_pipe_that_others_may_serve_is_not_joined() {
+    let sid = own_sid_text().unwrap();
+    // Everybody may make instances of it; and one that would be right, were it not somebody else's.
+    for list in ["D:(A;;GA;;;WD)", &format!("O:BAD:P(D;;FA;;;NU)(A;;FA;;;{sid})(A;;FA;;;SY)")] {
+        let path = place();
+        let squatter = squat(&path, list);
+        let refused = bind(&path);
+        assert!(matches!(refused, Err(BindError::Denied { .. })), "{list}: {refused:?}");
+        drop(squatter);
+        drop(bind(&path).unwrap());
+    }
+}
+
+/// A child that was left the pipe serves on; the number of its maker's process may be anybody's by then.
+#[test]
+fn who_serves_is_whose_the_pipe_is() {
+    use crate::process::{overflow_uid, uid};
+    let path = place();
+    let listener = bind(&path).unwrap();
+    let client = connect(&path, None).unwrap();
+    assert_eq!(client.peer().unwrap().uid, uid());
+    drop((listener, client));
+    let _squatter = squat(&path, "O:BAD:(A;;GA;;;WD)");
+    let client = connect(&path, None).unwrap();
+    assert_eq!(client.peer().unwrap().uid, overflow_uid());
+}

@@ -11,13 +11,14 @@ use windows_sys::Win32::System::Threading::{
     PROCESS_SYNCHRONIZE,
 };
 
+use super::token::Who;
 use super::user::Sid;
 use super::{gid, overflow_uid};
 use crate::poller::{Pollable, Port, Readiness, RegisteredWait, Slot, Source};
 use crate::process::Identity;
 use crate::socket::Socket;
 use crate::sync::Mutex;
-use crate::win::{ok, own, wait};
+use crate::win::{current_process, ok, own, wait};
 
 /// What the kernel says of who is at the other end of a pipe.
 #[derive(Clone, Debug)]
@@ -26,18 +27,29 @@ pub(crate) struct Peer {
     pub(crate) process: Arc<OwnedHandle>,
 }
 
+/// What a pipe itself says of its other end.
+pub(crate) enum Word {
+    /// Who opened it; `None` where the kernel does not say so before something was read.
+    OfClient(Option<Who>),
+    /// Whose the pipe is.
+    OfServer(Sid),
+}
+
 impl Peer {
-    /// Opens a process by its id. The caller has to make sure afterwards that the pipe is still connected: then the id has
-    /// not been given to another process.
+    /// Opens a process by its id, which the kernel gives for the other end of a pipe.
     ///
-    /// With `takes_handles`, handles can be passed to it and taken from it, where we have the right.
-    pub(crate) fn open(pid: u32, takes_handles: bool) -> io::Result<Peer> {
+    /// That end may have been left to a child, its process have ended, and the id be another process's by now. So the pipe
+    /// itself has a word in it: who opened it, or whose it is. Where the process is another user's it is refused, as a
+    /// client; as a server it is nobody's, which authorises nothing.
+    ///
+    /// Handles can be passed to a client and taken from it, where we have the right.
+    pub(crate) fn open(pid: u32, word: &Word) -> io::Result<Peer> {
         let least = PROCESS_QUERY_LIMITED_INFORMATION | PROCESS_SYNCHRONIZE;
         let open = |rights| {
             // SAFETY: it has no conditions.
             own(at!("sys.process.open", unsafe { OpenProcess(rights, 0, pid) }))
         };
-        let process = if takes_handles {
+        let process = if matches!(word, Word::OfClient(_)) {
             open(least | PROCESS_DUP_HANDLE).or_else(|error| {
                 match error.raw_os_error() == Some(ERROR_ACCESS_DENIED as i32) {
                     true => open(least),
@@ -47,8 +59,21 @@ impl Peer {
         } else {
             open(least)
         }?;
-        let user = Sid::of_process(process.as_raw_handle());
-        let uid = user.map_or(overflow_uid(), Sid::number);
+        let who = Who::of_process(process.as_raw_handle());
+        let uid = match (word, who) {
+            (Word::OfClient(client), Ok(who)) => match client {
+                Some(client) if *client != who => {
+                    return Err(io::ErrorKind::PermissionDenied.into());
+                }
+                _ => who.user.number(),
+            },
+            (Word::OfServer(owner), Ok(who)) => match Who::of_process(current_process()) {
+                Ok(own) if who.user == *owner && who.is_as_free_as(&own) => who.user.number(),
+                _ => overflow_uid(),
+            },
+            (Word::OfClient(Some(_)), Err(error)) => return Err(error),
+            (_, Err(_)) => overflow_uid(),
+        };
         let identity = Identity { pid, uid, gid: gid() };
         Ok(Peer { identity, process: Arc::new(process) })
     }

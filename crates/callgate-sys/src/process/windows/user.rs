@@ -5,20 +5,16 @@
 //! two SIDs are; what the number is says nothing, but for 0, which is the system's own account. (The last part of a SID is
 //! a number, too, but two domains have a user 1001 each.)
 
-use std::ffi::c_void;
 use std::io;
-use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::sync::OnceLock;
 
-use windows_sys::Win32::Foundation::{HANDLE, LocalFree};
+use windows_sys::Win32::Foundation::LocalFree;
 use windows_sys::Win32::Security::Authorization::ConvertSidToStringSidW;
-use windows_sys::Win32::Security::{
-    GetLengthSid, GetTokenInformation, PSID, TOKEN_QUERY, TOKEN_USER, TokenUser,
-};
-use windows_sys::Win32::System::Threading::OpenProcessToken;
+use windows_sys::Win32::Security::PSID;
 
+use super::token::Who;
 use crate::sync::Mutex;
-use crate::win::{current_process, ok, own};
+use crate::win::{current_process, ok};
 
 /// S-1-5-18, the system's own account.
 const SYSTEM: [u8; 12] = [1, 1, 0, 0, 0, 0, 0, 5, 18, 0, 0, 0];
@@ -30,37 +26,12 @@ static MET: Mutex<Vec<Sid>> = Mutex::new(Vec::new());
 
 /// A security identifier.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sid(Vec<u8>);
+pub(crate) struct Sid(Vec<u8>);
 
 impl Sid {
-    /// Gives the user whose process this is. The handle needs the right to ask (PROCESS_QUERY_LIMITED_INFORMATION).
-    pub(super) fn of_process(process: HANDLE) -> io::Result<Sid> {
-        let mut token = std::ptr::null_mut();
-        // SAFETY: the process handle is open; the result is a live local.
-        ok(unsafe { OpenProcessToken(process, TOKEN_QUERY, &raw mut token) })?;
-        Self::of_token(&own(token)?)
-    }
-
-    fn of_token(token: &OwnedHandle) -> io::Result<Sid> {
-        // A TOKEN_USER with its SID behind it has at most 88 bytes.
-        let mut room = [0u64; 32];
-        let mut len = 0;
-        // SAFETY: at most the size given is written to a live local of integers.
-        ok(unsafe {
-            GetTokenInformation(
-                token.as_raw_handle(),
-                TokenUser,
-                room.as_mut_ptr().cast::<c_void>(),
-                size_of_val(&room) as u32,
-                &raw mut len,
-            )
-        })?;
-        // SAFETY: the call has succeeded, so the room begins with a TOKEN_USER, whose SID lies in the same room.
-        unsafe {
-            let sid = room.as_ptr().cast::<TOKEN_USER>().read().User.Sid;
-            let bytes = std::slice::from_raw_parts(sid.cast::<u8>(), GetLengthSid(sid) as usize);
-            Ok(Sid(bytes.to_vec()))
-        }
+    /// Takes over the bytes of one.
+    pub(crate) fn new(bytes: Vec<u8>) -> Sid {
+        Sid(bytes)
     }
 
     /// Its number in this process.
@@ -96,7 +67,7 @@ impl Sid {
 
 fn own_sid() -> Option<&'static Sid> {
     static OWN: OnceLock<Option<Sid>> = OnceLock::new();
-    OWN.get_or_init(|| Sid::of_process(current_process()).ok()).as_ref()
+    OWN.get_or_init(|| Who::of_process(current_process()).ok().map(|who| who.user)).as_ref()
 }
 
 /// Gives this process's user in the system's own notation, `S-1-5-21-…`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use callgate_points::at;
 use windows_sys::Win32::Foundation::{HANDLE, INVALID_HANDLE_VALUE, NTSTATUS};
+use windows_sys::Win32::Storage::FileSystem::DELETE;
 use windows_sys::Win32::System::Memory::{
     CreateFileMappingW, PAGE_READWRITE, SEC_COMMIT, SECTION_MAP_READ, SECTION_QUERY,
 };
@@ -18,6 +19,10 @@ use crate::win::{Event, Kind, Security, give, granted, kind, narrow, own, value}
 
 /// What a reader of payload memory gets, and nothing else: to map it for reading, and to ask what it is.
 pub(crate) const READER_RIGHTS: u32 = SECTION_MAP_READ | SECTION_QUERY;
+
+/// What a server's handle in its client's table has until the client takes it: the same, and a mark. To delete means nothing
+/// for a section without a name, and no call gives a program a section with just these rights.
+pub(crate) const GIVEN_RIGHTS: u32 = READER_RIGHTS | DELETE;
 
 /// A section made here. It tells when it is gone: when nobody in this process has it any more.
 #[derive(Debug)]
@@ -102,7 +107,7 @@ impl MemFd {
     /// Puts a handle for reading into a peer's table; gives its number there.
     pub(crate) fn give_to(&self, process: &OwnedHandle) -> io::Result<u32> {
         let section = self.section().ok_or(io::ErrorKind::InvalidInput)?;
-        give(process, section, READER_RIGHTS)
+        give(process, section, GIVEN_RIGHTS)
     }
 
     /// Takes the event, for ringing and nothing else; `None` where there is none that can be rung.

@@ -79,7 +79,7 @@ fn a_reader_cannot_write_nor_get_the_right_to() {
     // As a server gives it to a client.
     let number = fd.give_to(&process).unwrap();
     let given = copy_of(&process, number).unwrap();
-    assert_eq!(granted(given.as_raw_handle()), READER_RIGHTS);
+    assert_eq!(granted(given.as_raw_handle()), GIVEN_RIGHTS);
     let map = |access| {
         // SAFETY: a new mapping overlaps nothing.
         unsafe { MapViewOfFile(given.as_raw_handle(), access, 0, 0, 0) }.Value

@@ -5,13 +5,14 @@
 //! before the message tells of it.
 
 use std::collections::VecDeque;
-use std::os::windows::io::{FromRawHandle, OwnedHandle};
+use std::os::windows::io::OwnedHandle;
 
 use super::frame::{Frame, Parsed};
 use super::pipe::{Pipe, Side};
-use crate::shm::{MemFd, READER_RIGHTS};
+use crate::shm::{GIVEN_RIGHTS, MemFd, READER_RIGHTS};
 use crate::socket::{Received, RecvError, SendError};
-use crate::win::{Kind, copy_of, granted, kind};
+use crate::sync::Mutex;
+use crate::win::{Kind, copy_of, exchange, granted, kind};
 
 /// Most sections that a client has lent at a time. An honest server looks for each as it reads, and the pipe is full before
 /// so many messages are unread; another one must not have us keep memory without end.
@@ -77,7 +78,7 @@ impl Pipe {
         number: u32,
         event: u32,
     ) -> Result<(Option<MemFd>, bool), RecvError> {
-        let Ok(peer) = self.peer() else {
+        let Ok(peer) = self.proven() else {
             return if self.is_closed() { Err(RecvError::Closed) } else { Ok((None, true)) };
         };
         let section = copy_of(&peer.process, number);
@@ -90,14 +91,18 @@ impl Pipe {
             state.passing.taken = state.passing.taken.saturating_add(1);
             state.tell_what_was_taken()
         };
+        // It has closed the connection, and after that what it had lent: the number may be another handle's by now.
+        if matches!(told, Err(SendError::Closed)) {
+            return Err(RecvError::Closed);
+        }
         let (section, event) = match (section, event) {
             (Ok(section), Ok(event)) => {
                 return Ok((Some(MemFd::from_peer(Some(section), event)), false));
             }
             other => other,
         };
-        // It has closed the connection, and after that what it had lent; or it is ending, and its handles went first.
-        if matches!(told, Err(SendError::Closed)) || peer.is_ending() || self.is_closed() {
+        // It is ending, and its handles went first.
+        if peer.is_ending() || self.is_closed() {
             return Err(RecvError::Closed);
         }
         let is_its_fault = [section.as_ref().err(), event.as_ref().err()]
@@ -115,16 +120,21 @@ fn is_no_handle(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(windows_sys::Win32::Foundation::ERROR_INVALID_HANDLE as i32)
 }
 
-/// What a server has put into our table under this number. Only what has just the rights that a server gives is taken for
-/// that: another handle of this process is left alone, whatever a server says.
+/// Takes what a server has put into our table under this number. Only what bears the mark of that is taken: another handle
+/// of this process is left alone, whatever a server says.
+///
+/// The handle is exchanged for one without the mark, one thread at a time: so a number is taken once, by whomever it is
+/// named, and what was taken can be named by nobody.
 fn given(number: u32) -> Option<OwnedHandle> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock();
     let handle = std::ptr::without_provenance_mut(number as usize);
-    if kind(handle) != Kind::Section || granted(handle) != READER_RIGHTS {
+    if kind(handle) != Kind::Section || granted(handle) != GIVEN_RIGHTS {
         return None;
     }
-    // SAFETY: it is open, and of the kind and with the rights that this library gives to no handle but those that are
-    // passed to a client, whose number comes once. (A hostile server may reach into this table itself.)
-    Some(unsafe { OwnedHandle::from_raw_handle(handle) })
+    // SAFETY: only a server makes handles with the mark, and puts them here; who took one before has exchanged it, and nobody
+    // else is here meanwhile. (A hostile server may reach into this table itself.)
+    unsafe { exchange(handle, READER_RIGHTS) }.ok()
 }
 
 /// Lets go of what came with a message that nobody will receive.

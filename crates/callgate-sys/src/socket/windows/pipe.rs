@@ -7,19 +7,24 @@ use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::sync::{Arc, OnceLock};
 
 use callgate_points::at;
-use windows_sys::Win32::Foundation::ERROR_OPERATION_ABORTED;
+use windows_sys::Win32::Foundation::{ERROR_CANNOT_IMPERSONATE, ERROR_PIPE_NOT_CONNECTED, HANDLE};
 use windows_sys::Win32::System::Pipes::{
     GetNamedPipeClientProcessId, GetNamedPipeServerProcessId, PeekNamedPipe,
 };
 
 use super::frame::{FRAME_MAX, Frame};
 use super::passing::Passing;
+use super::writing::{Given, Writing};
 use crate::poller::{Port, Readiness, RegisteredWait, Slot, Source};
-use crate::process::Peer;
+use crate::process::{Peer, Sid, Who, Word};
 use crate::shm::MemFd;
 use crate::socket::{RecvError, SendError};
 use crate::sync::{Mutex, MutexGuard};
-use crate::win::{Operation, Progress, has_passed, is_pipe_gone, ok};
+use crate::win::{Operation, Progress, Security, has_passed, is_pipe_gone, ok, was_aborted};
+
+/// What a client looks through of what its server has sent and nobody will receive; more than the pipe holds. A server that
+/// goes on writing meanwhile keeps nobody here: what it then leaves in the client it could have put there without a word.
+const UNREAD_MAX: usize = 1_024;
 
 /// Which side of a connection an end is on: handles are passed by the server only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +63,12 @@ enum Told {
 
 pub(super) struct State {
     /// `None` once it was shut.
-    handle: Option<OwnedHandle>,
+    pub(super) handle: Option<OwnedHandle>,
     read: Operation<FRAME_MAX>,
     reading: Reading,
-    write: Operation<FRAME_MAX>,
+    pub(super) write: Operation<FRAME_MAX>,
+    /// What the write under way is of.
+    pub(super) writing: Writing,
     told: Told,
     /// Bound to a port that watches it no more.
     was_bound: bool,
@@ -82,6 +89,7 @@ impl Pipe {
             read: Operation::new()?,
             reading: Reading::Idle,
             write: Operation::new()?,
+            writing: Writing::default(),
             told: Told::Nobody,
             was_bound: false,
             wait: None,
@@ -115,22 +123,19 @@ impl Pipe {
     pub(super) fn send(&self, frame: Frame, memory: Option<&MemFd>) -> Result<(), SendError> {
         // Before the lock: it asks the system, the first time.
         let peer = match (memory, self.side) {
-            (Some(_), Side::Server) => Some(self.peer().map_err(SendError::Os)?),
+            (Some(_), Side::Server) => Some(self.proven().map_err(SendError::Os)?),
             _ => None,
         };
         let state = &mut *self.state();
         state.tell_what_was_taken()?;
         state.may_write()?;
-        let Some(memory) = memory else { return state.write(&frame) };
+        let Some(memory) = memory else { return state.write(&frame, None) };
         match peer {
             // Into the client's table; then the message tells it.
             Some(peer) => {
                 let number = memory.give_to(&peer.process).map_err(SendError::Os)?;
-                let sent = state.write(&frame.with_handles(number, 0));
-                if sent.is_err() {
-                    crate::win::close_in(&peer.process, number);
-                }
-                sent
+                let given = Given { process: peer.process, number };
+                state.write(&frame.with_handles(number, 0), Some(given))
             }
             // The server takes it from ours, by the number; it stays until the server says so.
             None => {
@@ -138,7 +143,7 @@ impl Pipe {
                     return Err(SendError::Os(io::ErrorKind::QuotaExceeded.into()));
                 }
                 let (section, event) = memory.numbers();
-                state.write(&frame.with_handles(section, event))?;
+                state.write(&frame.with_handles(section, event), None)?;
                 state.passing.lend(memory);
                 Ok(())
             }
@@ -170,11 +175,7 @@ impl Pipe {
         }
         let mut pid = 0;
         let state = self.state();
-        let gone = || {
-            io::Error::from_raw_os_error(
-                windows_sys::Win32::Foundation::ERROR_PIPE_NOT_CONNECTED as i32,
-            )
-        };
+        let gone = || io::Error::from_raw_os_error(ERROR_PIPE_NOT_CONNECTED as i32);
         let handle = state.handle.as_ref().ok_or_else(gone)?.as_raw_handle();
         // SAFETY: the handle is open while the lock is held; the result is a live local.
         ok(at!("sys.socket.peer", unsafe {
@@ -183,13 +184,30 @@ impl Pipe {
                 Side::Client => GetNamedPipeServerProcessId(handle, &raw mut pid),
             }
         }))?;
+        let word = match self.side {
+            Side::Server => opened_by(handle).map(Word::OfClient),
+            Side::Client => owner(handle).map(Word::OfServer),
+        };
         drop(state);
-        let peer = Peer::open(pid, self.side == Side::Server)?;
-        // It has not ended before it was opened, so the id was still its own.
+        let peer = word.and_then(|word| Ok((Peer::open(pid, &word)?, word)));
+        // What failed failed because of that, perhaps.
         if self.is_closed() {
             return Err(gone());
         }
-        Ok(self.peer.get_or_init(|| peer).clone())
+        match peer? {
+            // It is asked again, before anything is passed.
+            (peer, Word::OfClient(None)) => Ok(peer),
+            (peer, _) => Ok(self.peer.get_or_init(|| peer).clone()),
+        }
+    }
+
+    /// The process to take handles from, or to put them in: that of whom the kernel says that it opened the pipe.
+    pub(super) fn proven(&self) -> io::Result<Peer> {
+        let peer = self.peer()?;
+        if self.peer.get().is_none() {
+            return Err(io::Error::from_raw_os_error(ERROR_CANNOT_IMPERSONATE as i32));
+        }
+        Ok(peer)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -198,20 +216,26 @@ impl Pipe {
 
     /// Ends the connection.
     pub(super) fn shut(&self) {
-        let state = &mut *self.state();
-        state.shut();
+        self.end();
         // Nobody else tells those who watch.
-        state.tell(self.slot.key());
+        self.state().tell(self.slot.key());
     }
 
     /// The end that this process has goes.
     pub(super) fn close(&self) {
         self.slot.leave();
+        self.end();
+        let state = &mut *self.state();
+        state.told = Told::Nobody;
+        // Only now: a server that cannot take it sees that the connection has ended.
+        state.passing.forget();
+    }
+
+    /// Closes the pipe. A client first closes what the server has put into its table, and nobody will receive any more.
+    fn end(&self) {
         if self.side == Side::Client {
-            // What the server has put into our table, and nobody will receive any more.
-            while let Ok((frame, _)) = self.take() {
-                super::passing::discard(&frame);
-            }
+            let came = std::iter::from_fn(|| self.take().ok()).take(UNREAD_MAX);
+            came.for_each(|(frame, _)| super::passing::discard(&frame));
         }
         let state = &mut *self.state();
         state.shut();
@@ -220,10 +244,8 @@ impl Pipe {
         {
             // It came just before.
             super::passing::discard(&Frame::received(state.read.buffer(), len));
+            state.reading = Reading::Ended;
         }
-        state.told = Told::Nobody;
-        // Only now: a server that cannot take it sees that the connection has ended.
-        state.passing.forget();
     }
 
     pub(super) fn wait_readable(&self, deadline_ns: Option<u64>) -> bool {
@@ -266,7 +288,9 @@ impl State {
     fn look(&mut self, key: u64) {
         loop {
             let Some(handle) = &self.handle else {
-                self.reading = Reading::Ended;
+                if !matches!(self.reading, Reading::Done { .. }) {
+                    self.reading = Reading::Ended;
+                }
                 return;
             };
             let began = matches!(self.reading, Reading::Idle);
@@ -295,9 +319,7 @@ impl State {
                     return;
                 }
                 // The thread that began it has ended: another one begins it again.
-                Progress::Failed(error)
-                    if error.raw_os_error() == Some(ERROR_OPERATION_ABORTED as i32) =>
-                {
+                Progress::Failed(error) if was_aborted(&error) => {
                     self.reading = Reading::Idle;
                 }
                 Progress::Failed(_) => {
@@ -329,46 +351,6 @@ impl State {
         }
     }
 
-    /// Whether a message can be written now.
-    fn may_write(&mut self) -> Result<(), SendError> {
-        let Some(handle) = &self.handle else { return Err(SendError::Closed) };
-        if !self.write.is_under_way() {
-            return Ok(());
-        }
-        match self.write.look(handle) {
-            Progress::Pending => Err(SendError::Full),
-            Progress::Done { .. } => Ok(()),
-            Progress::Failed(error) => Err(failed(error)),
-        }
-    }
-
-    fn write(&mut self, frame: &Frame) -> Result<(), SendError> {
-        let Some(handle) = &self.handle else { return Err(SendError::Closed) };
-        let bytes = frame.bytes();
-        self.write.buffer()[..bytes.len()].copy_from_slice(bytes);
-        match self.write.write(handle, bytes.len()) {
-            // Pending: the kernel has it, and the peer will get it.
-            Progress::Pending | Progress::Done { .. } => Ok(()),
-            Progress::Failed(error) => Err(failed(error)),
-        }
-    }
-
-    /// Tells the client of the sections that were looked for. One that does not read keeps them.
-    pub(super) fn tell_what_was_taken(&mut self) -> Result<(), SendError> {
-        let count = self.passing.taken;
-        if count == 0 {
-            return Ok(());
-        }
-        match self.may_write().and_then(|()| self.write(&Frame::taken(count))) {
-            Ok(()) => {
-                self.passing.taken = 0;
-                Ok(())
-            }
-            Err(SendError::Full) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
     fn is_closed(&mut self, key: u64) -> bool {
         self.look(key);
         let Some(handle) = &self.handle else { return true };
@@ -397,7 +379,9 @@ impl State {
         if let Some(Progress::Done { len, more }) = self.read.cancel(&handle) {
             self.reading = Reading::Done { len, more };
         }
-        self.write.cancel(&handle);
+        if let Some(Progress::Failed(_)) = self.write.cancel(&handle) {
+            self.not_written();
+        }
         if !matches!(self.reading, Reading::Done { .. }) {
             self.reading = Reading::Ended;
         }
@@ -405,8 +389,19 @@ impl State {
     }
 }
 
-fn failed(error: io::Error) -> SendError {
-    if is_pipe_gone(&error) { SendError::Closed } else { SendError::Os(error) }
+/// Who opened the pipe of which this is a server's end.
+fn opened_by(handle: HANDLE) -> io::Result<Option<Who>> {
+    match Who::of_client(handle) {
+        Ok(who) => Ok(Some(who)),
+        Err(error) if error.raw_os_error() == Some(ERROR_CANNOT_IMPERSONATE as i32) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whose the pipe is: the user who made its first instance, who alone says who else may make one.
+fn owner(handle: HANDLE) -> io::Result<Sid> {
+    let owner = Security::of(handle)?.owner().ok_or(io::ErrorKind::PermissionDenied)?;
+    Ok(Sid::new(owner))
 }
 
 impl Source for Pipe {

@@ -209,3 +209,129 @@ fn a_server_that_never_says_taken_does_not_have_memory_kept_without_end() {
     client.send(b"goes on", None).unwrap();
     assert_eq!(recv(&server, &mut buf).len, 7);
 }
+
+/// How many handles there are to a section that was made here: its maker's, and what was put into a client.
+fn handles(fd: &MemFd) -> u32 {
+    crate::win::handle_count(std::ptr::without_provenance_mut(fd.numbers().0 as usize))
+}
+
+#[test]
+fn what_a_server_has_put_in_is_closed_however_the_connection_ends() {
+    for (is_shut, client_first) in [(true, true), (true, false), (false, true), (false, false)] {
+        for until_full in [false, true] {
+            let (server, client) = Socket::pair().unwrap();
+            let mut sent = Vec::new();
+            while sent.len() < if until_full { 10_000 } else { 5 } {
+                let (_writer, fd) = PayloadWriter::create(page_size()).unwrap();
+                if let Err(error) = server.send_memory(&[7; 64], &fd) {
+                    assert!(until_full && matches!(error, SendError::Full), "{error}");
+                    break;
+                }
+                assert_eq!(handles(&fd), 2);
+                sent.push(fd);
+            }
+            if is_shut {
+                client.shutdown();
+            }
+            if client_first {
+                drop(client);
+                drop(server);
+            } else {
+                drop(server);
+                drop(client);
+            }
+            let left: Vec<_> = sent.iter().map(handles).filter(|&count| count != 1).collect();
+            assert_eq!(left.len(), 0, "{is_shut} {client_first} {until_full}: of {}", sent.len());
+        }
+    }
+}
+
+#[test]
+fn a_message_that_came_before_a_server_shut_it_is_still_received() {
+    let (server, client) = Socket::pair().unwrap();
+    client.send(b"came", None).unwrap();
+    assert!(server.wait_readable(soon()).unwrap());
+    server.shutdown();
+    assert!(server.is_closed());
+    assert_eq!(server.recv(&mut [0; 8]).unwrap().len, 4);
+    assert!(matches!(server.recv(&mut [0; 8]), Err(RecvError::Closed)));
+}
+
+#[test]
+fn a_handle_that_was_put_in_is_taken_once() {
+    let (honest, client_a) = Socket::pair().unwrap();
+    let (hostile, client_b) = Socket::pair().unwrap();
+    let mut buf = [0; 8];
+    let (_writer, fd) = PayloadWriter::create(page_size()).unwrap();
+    let number = fd.give_to(&honest.peer_process().unwrap().process).unwrap();
+    honest.0.send(Frame::message(b"m").unwrap().with_handles(number, 0), None).unwrap();
+    let first = recv(&client_a, &mut buf).fd.unwrap();
+    // By its number in the message, and by the one that it has now.
+    for number in [number, first.numbers().0] {
+        hostile.0.send(Frame::message(b"m").unwrap().with_handles(number, 0), None).unwrap();
+        let second = recv(&client_b, &mut buf).fd.unwrap();
+        let rejected = PayloadReader::accept(second, page_size());
+        assert!(matches!(rejected, Err(Rejected::NotASection)), "{rejected:?}");
+    }
+    assert_eq!(handles(&fd), 2);
+    PayloadReader::accept(first, page_size()).unwrap();
+    assert_eq!(handles(&fd), 1);
+}
+
+#[test]
+fn a_section_that_the_program_has_for_reading_is_left_alone() {
+    use windows_sys::Win32::System::Memory::{SECTION_MAP_READ, SECTION_QUERY};
+    let (server, client) = Socket::pair().unwrap();
+    let (_writer, fd) = PayloadWriter::create(page_size()).unwrap();
+    let process = server.peer_process().unwrap().process;
+    // As OpenFileMapping gives it.
+    let section = std::ptr::without_provenance_mut(fd.numbers().0 as usize);
+    let own = crate::win::give(&process, section, SECTION_MAP_READ | SECTION_QUERY).unwrap();
+    server.0.send(Frame::message(b"m").unwrap().with_handles(own, 0), None).unwrap();
+    let received = recv(&client, &mut [0; 8]);
+    let rejected = PayloadReader::accept(received.fd.unwrap(), page_size());
+    assert!(matches!(rejected, Err(Rejected::NotASection)), "{rejected:?}");
+    assert_eq!(handles(&fd), 2);
+    crate::win::close_in(&process, own);
+}
+
+/// The number is given out again when its client has closed what it had lent.
+#[test]
+fn a_client_that_goes_is_not_blamed_for_what_has_the_number_now() {
+    let (server, client) = Socket::pair().unwrap();
+    server.peer().unwrap();
+    let now = crate::win::Event::manual().unwrap();
+    let frame = Frame::message(b"m").unwrap().with_handles(crate::win::value(now.raw()), 0);
+    client.0.send(frame, None).unwrap();
+    drop(client);
+    assert!(server.wait_readable(soon()).unwrap());
+    let received = server.recv(&mut [0; 8]);
+    assert!(matches!(received, Err(RecvError::Closed)), "{received:?}");
+}
+
+#[test]
+fn a_write_outlives_its_thread() {
+    for is_bound in [false, true] {
+        let poller = crate::poller::Poller::new().unwrap();
+        let (server, client) = Socket::pair().unwrap();
+        if is_bound {
+            poller.add_for_good(&client, 1).unwrap();
+        }
+        let fill = || (0..10_000u32).take_while(|at| client.send(&at.to_le_bytes(), None).is_ok());
+        let sent = std::thread::scope(|scope| scope.spawn(|| fill().count()).join().unwrap());
+        assert!(sent < 10_000, "it never fills");
+        let mut buf = [0; 4];
+        for at in 0..sent as u32 {
+            // Whoever writes next looks, too.
+            client.wait_writable(Some(0)).unwrap();
+            if at == 0 {
+                assert!(matches!(client.send(b"full", None), Err(SendError::Full)), "{is_bound}");
+            }
+            assert_eq!((recv(&server, &mut buf).len, buf), (4, at.to_le_bytes()), "{is_bound}");
+        }
+        assert!(client.wait_writable(soon()).unwrap());
+        assert!(matches!(server.recv(&mut buf), Err(RecvError::Empty)), "{is_bound}: twice");
+        client.send(b"next", None).unwrap();
+        assert_eq!((recv(&server, &mut buf).len, &buf), (4, b"next"));
+    }
+}

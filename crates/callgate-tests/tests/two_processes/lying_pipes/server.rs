@@ -15,6 +15,10 @@ use callgate_tests::{Rng, until};
 use windows_sys::Win32::Foundation::{
     DUPLICATE_CLOSE_SOURCE, DUPLICATE_SAME_ACCESS, DuplicateHandle, HANDLE, INVALID_HANDLE_VALUE,
 };
+use windows_sys::Win32::Security::Authorization::{
+    ConvertStringSecurityDescriptorToSecurityDescriptorW, SDDL_REVISION_1,
+};
+use windows_sys::Win32::Security::SECURITY_ATTRIBUTES;
 use windows_sys::Win32::Storage::FileSystem::PIPE_ACCESS_DUPLEX;
 use windows_sys::Win32::System::Memory::{
     CreateFileMappingW, FILE_MAP_WRITE, MEMORY_MAPPED_VIEW_ADDRESS, MapViewOfFile,
@@ -28,8 +32,10 @@ use windows_sys::Win32::System::Threading::{
     CreateEventW, GetCurrentProcess, OpenProcess, PROCESS_DUP_HANDLE, SetEvent,
 };
 
-/// What an honest server gives to a reader.
-pub const READER: u32 = SECTION_MAP_READ | SECTION_QUERY;
+/// What an honest server gives to a reader: what that needs, and the mark.
+pub const READER: u32 = SECTION_MAP_READ | SECTION_QUERY | MARK;
+/// DELETE.
+pub const MARK: u32 = 0x1_0000;
 
 /// A pipe's path of its own.
 pub fn fresh_path() -> String {
@@ -110,10 +116,24 @@ pub struct Liar {
 fn instance(path: &[u16]) -> File {
     let mode = PIPE_TYPE_MESSAGE | PIPE_READMODE_MESSAGE;
     let (many, room) = (PIPE_UNLIMITED_INSTANCES, 4_096);
-    // SAFETY: the path ends with a zero; there are no attributes.
+    // Owned by its user, or no client takes it for that user's.
+    let private = callgate_sys::endpoint::private_dir().expect("a place");
+    let sid = private.file_name().expect("the user").to_string_lossy();
+    let list: Vec<u16> = format!("O:{sid}D:(A;;GA;;;{sid})").encode_utf16().chain([0]).collect();
+    let mut security = SECURITY_ATTRIBUTES {
+        nLength: size_of::<SECURITY_ATTRIBUTES>() as u32,
+        ..Default::default()
+    };
+    // SAFETY: path and list end with a zero; the descriptor is a live local's, and stays for good.
     owned(unsafe {
-        let none = std::ptr::null();
-        CreateNamedPipeW(path.as_ptr(), PIPE_ACCESS_DUPLEX, mode, many, room, room, 0, none)
+        let made = ConvertStringSecurityDescriptorToSecurityDescriptorW(
+            list.as_ptr(),
+            SDDL_REVISION_1,
+            &raw mut security.lpSecurityDescriptor,
+            std::ptr::null_mut(),
+        );
+        assert!(made != 0, "a security descriptor");
+        CreateNamedPipeW(path.as_ptr(), PIPE_ACCESS_DUPLEX, mode, many, room, room, 0, &security)
     })
     .into()
 }
