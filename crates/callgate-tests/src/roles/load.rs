@@ -4,8 +4,8 @@
 //! became of each call), `unchecked=1` (replies may be anything).
 //!
 //! It says `ready`, idle. Commands: `once` (one call, repeated until it succeeds), `try` (one call: who the server takes
-//! it for, or why it failed), `run`, `pause` (says what was counted),
-//! `count` (the same, running on).
+//! it for, or why it failed), `parted` (once it has no connection), `run`, `pause` (says what was counted), `count` (the
+//! same, running on).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,7 +19,7 @@ use callgate::{
 };
 
 use super::{command, kind, say};
-use crate::bounded::BOUND;
+use crate::bounded::{BOUND, until};
 use crate::data::{HEAD, event, fill_request, is_reply, method, request};
 use crate::peer::Words;
 use crate::rng::Rng;
@@ -111,6 +111,11 @@ pub fn run(words: &Words) {
                 say(&format!("pause {}", load.summary()));
             }
             "count" => say(&format!("count {}", load.summary())),
+            // The end of the socket shows a moment before callers go to a new connection.
+            "parted" => {
+                until("the connection has ended", || (!load.client.is_connected()).then_some(()));
+                say("parted");
+            }
             other => panic!("no command {other}"),
         }
     }

@@ -42,6 +42,7 @@ impl Stage {
     ///
     /// The connection that is given back lasts until then.
     fn treat(&mut self, what: &str, treatment: impl FnOnce(&mut Liar) -> Option<Link>) -> Words {
+        self.client.ask("parted");
         self.client.tell("try");
         let kept = treatment(&mut self.liar);
         let said = Words::parse(&self.client.expect("try"));
