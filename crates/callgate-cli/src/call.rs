@@ -42,7 +42,7 @@ const REQUEST_BYTES_MAX: u64 = 4 << 30;
 /// When there was no reply, or one with a nonzero status.
 pub fn run(args: &CallArgs) -> Result<(), Failure> {
     let began = Instant::now();
-    let client = args.server.connect(args.timeout)?;
+    let client = args.server.connect_once(args.timeout)?;
     let left = args.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
     let request = match &args.data {
         Some(text) => text.clone().into_bytes(),

@@ -40,14 +40,24 @@ fn server_identity(text: &str) -> Result<ServerUid, String> {
 }
 
 impl ConnectArgs {
-    /// Connects, waiting for the server as long as asked, but never longer than `limit`.
+    /// Connects for one call, waiting for the server as long as asked, but never longer than `limit`.
     ///
     /// # Errors
     /// When it can't be reached.
-    pub fn connect(&self, limit: Option<Duration>) -> Result<Client, Failure> {
+    pub fn connect_once(&self, limit: Option<Duration>) -> Result<Client, Failure> {
         let mut options = self.options();
         options.timeout = limit;
+        // What every server allows, however few that is.
+        options.in_flight = 1;
         Ok(Client::connect_with(&self.name, options)?)
+    }
+
+    /// Connects, waiting for the server as long as asked.
+    ///
+    /// # Errors
+    /// When it can't be reached.
+    pub fn connect(&self) -> Result<Client, Failure> {
+        Ok(Client::connect_with(&self.name, self.options())?)
     }
 
     /// Connects with the first call; that one, and each that connects anew, waits for the server as long as asked.

@@ -57,7 +57,7 @@ struct Tally {
 /// # Errors
 /// When the server can't be reached at first, or not one round trip succeeded.
 pub fn run(args: &PingArgs) -> Result<(), Failure> {
-    let client = args.server.connect(None)?;
+    let client = args.server.connect()?;
     let tally =
         Arc::new(Mutex::new(Tally { sent: 0, times: times::histogram(), last_error: None }));
     let (end, ended) = channel();

@@ -152,6 +152,18 @@ fn an_explicit_path_works() {
 }
 
 #[test]
+fn a_server_of_one_call_at_a_time_is_called() {
+    let home = Home::new();
+    let socket = home.path("narrow.socket");
+    let socket = socket.to_str().unwrap();
+    let mut options = callgate::ServerOptions::default();
+    options.limits.in_flight = 1;
+    let handler = |call: callgate::Call<'_>| drop(call.reply(b"one"));
+    let _server = callgate::Server::serve_with(socket, options, handler).unwrap();
+    assert_eq!(home.run(["call", socket, "--data", "x"]).expect(0).out(), "one");
+}
+
+#[test]
 fn a_call_waits_no_longer_than_its_timeout() {
     let home = Home::new();
     let began = Instant::now();

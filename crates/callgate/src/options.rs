@@ -47,6 +47,8 @@ pub struct Limits {
     /// Clients of one user connected at a time. Default 16,384.
     pub clients_per_uid: u32,
     /// Calls that one client may have in flight, 1..=1023. Default 1,023; clients ask for fewer (64) by default.
+    ///
+    /// A client that asks for more is refused, so below 64 each client has to set [`ClientOptions::in_flight`].
     pub in_flight: u32,
     /// Bytes of payload memory of one client, counted for each direction by itself. Default 1 GiB.
     pub bytes_per_client: u64,
@@ -103,6 +105,9 @@ pub struct ClientOptions {
     /// How callers wait for replies. Default [`WaitPolicy::Balanced`].
     pub wait: WaitPolicy,
     /// Calls in flight at a time, 1..=1023, over all threads. Default 64.
+    ///
+    /// A server that allows fewer ([`Limits::in_flight`]) refuses the client
+    /// ([`CallError::Refused`](crate::CallError::Refused)) rather than grant less than was asked for.
     pub in_flight: u32,
     /// What a call does when that many are in flight. Default [`WhenFull::Fail`].
     pub when_full: WhenFull,

@@ -389,7 +389,9 @@ fn limits_are_refused_with_their_numbers() {
         Err(CallError::Refused { reason, .. }) => reason,
         other => panic!("{other:?}"),
     };
-    assert!(refusal(Client::connect(place.name())).contains("10 calls in flight"));
+    let reason = refusal(Client::connect(place.name()));
+    assert!(reason.contains("10 calls in flight"), "{reason}");
+    assert!(reason.contains("asks for 64; lower ClientOptions::in_flight"), "{reason}");
     let mut small = ClientOptions::default();
     small.in_flight = 10;
     let connect = || Client::connect_with(place.name(), small.clone());

@@ -51,7 +51,7 @@ pub(super) fn connect(owner: &Arc<Inner>, deadline_ns: Option<u64>) -> Result<Sh
     let watched = super::watch::prepare();
     let looks = options.wait != Policy::LowestCpu && !process::is_realtime();
     let ban = watched.as_ref().ok().copied().filter(|_| looks);
-    let welcome = match hear_answer(&socket, &path, ban, began_ns, deadline_ns)? {
+    let welcome = match hear_answer(&socket, &path, ask, ban, began_ns, deadline_ns)? {
         Answer::Welcome(welcome) => welcome,
         answer => return Err(unexpected(answer)),
     };
@@ -81,8 +81,9 @@ pub(crate) fn status(
     let path = endpoint.socket_path()?;
     let (socket, server) = reach(&path, ServerIdentity::SameUserOrRoot, deadline_ns)?;
     let began_ns = clock::now_ns();
-    say_hello(&socket, Ask::Status, None, &path)?;
-    match hear_answer(&socket, &path, None, began_ns, deadline_ns)? {
+    let ask = Ask::Status;
+    say_hello(&socket, ask, None, &path)?;
+    match hear_answer(&socket, &path, ask, None, began_ns, deadline_ns)? {
         Answer::Status(status) => Ok((status, server)),
         answer => Err(unexpected(answer)),
     }
@@ -158,6 +159,7 @@ fn say_hello(socket: &Socket, ask: Ask, fd: Option<&MemFd>, path: &Path) -> Resu
 fn hear_answer(
     socket: &Socket,
     path: &Path,
+    ask: Ask,
     ban: Option<&YieldBan>,
     began_ns: u64,
     deadline_ns: Option<u64>,
@@ -201,7 +203,7 @@ fn hear_answer(
             return Err(violated(Violation::new("answer.size", size + 1, size)));
         }
         if let Answer::Refusal { reason, limit } = answer {
-            return Err(refused(reason, limit, versions, path.into()));
+            return Err(refused(ask, reason, limit, versions, path.into()));
         }
         return Ok(answer);
     }
@@ -245,7 +247,13 @@ fn check_welcome(welcome: &Welcome, cells: u32) -> Result<(), CallError> {
     Err(CallError::ProtocolViolation { guilty: Side::Server, violation })
 }
 
-fn refused(reason: Option<Reason>, limit: u64, theirs: Versions, path: PathBuf) -> CallError {
+fn refused(
+    ask: Ask,
+    reason: Option<Reason>,
+    limit: u64,
+    theirs: Versions,
+    path: PathBuf,
+) -> CallError {
     let reason = match reason {
         Some(Reason::Version) => {
             let ours = (Versions::OURS.low, Versions::OURS.high);
@@ -259,7 +267,16 @@ fn refused(reason: Option<Reason>, limit: u64, theirs: Versions, path: PathBuf) 
         Some(Reason::ClientsOfUser) => {
             format!("this user has {limit} clients there already, which is the limit")
         }
-        Some(Reason::InFlight) => format!("it allows at most {limit} calls in flight"),
+        Some(Reason::InFlight) => {
+            let asked = match ask {
+                Ask::Connect { cells, .. } => cells - 1,
+                Ask::Status => 0,
+            };
+            format!(
+                "it allows at most {limit} calls in flight, and this client asks for {asked}; \
+                 lower ClientOptions::in_flight"
+            )
+        }
         Some(Reason::Malformed) => "it does not understand this client's handshake".into(),
         Some(Reason::Exhausted) => "it lacks memory or file descriptors".into(),
         None => "for a reason that this version does not know".into(),
