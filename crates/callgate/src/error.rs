@@ -74,7 +74,7 @@ pub enum EndpointError {
         problem: &'static str,
     },
     /// The path cannot be a socket's.
-    #[error("endpoint path {path:?}: {problem}")]
+    #[error("endpoint path \"{}\": {problem}", path.display())]
     Path {
         /// The path as given.
         path: PathBuf,
@@ -91,7 +91,7 @@ pub enum EndpointError {
 #[non_exhaustive]
 pub enum ServeError {
     /// A live server has this name; stop it, or choose another name.
-    #[error("{path:?} is served already{}", pid.map(|pid| format!(" by process {pid}")).unwrap_or_default())]
+    #[error("\"{}\" is served already{}", path.display(), pid.map(|pid| format!(" by process {pid}")).unwrap_or_default())]
     AddressInUse {
         /// The socket path.
         path: PathBuf,
@@ -112,7 +112,7 @@ pub enum ServeError {
         allowed: &'static str,
     },
     /// The operating system refused.
-    #[error("cannot serve {path:?}: {what}")]
+    #[error("cannot serve \"{}\": {what}", path.display())]
     Os {
         /// The socket path.
         path: PathBuf,
@@ -129,13 +129,13 @@ pub enum ServeError {
 #[non_exhaustive]
 pub enum CallError {
     /// Nobody serves that name. Nothing was sent. The next call tries again.
-    #[error("no server is running at {path:?}")]
+    #[error("no server is running at \"{}\"", path.display())]
     NotRunning {
         /// The socket path that was tried.
         path: PathBuf,
     },
     /// The server turned this client away. Nothing was sent.
-    #[error("the server at {path:?} refused the connection: {reason}")]
+    #[error("the server at \"{}\" refused the connection: {reason}", path.display())]
     Refused {
         /// The socket path.
         path: PathBuf,
@@ -207,7 +207,7 @@ pub enum CallError {
     #[error("this client belongs to the parent process; connect again after fork")]
     Forked,
     /// The server's user is not one that this client trusts.
-    #[error("the server at {path:?} runs as user {uid}, which this client does not trust")]
+    #[error("the server at \"{}\" runs as user {uid}, which this client does not trust", path.display())]
     UntrustedServer {
         /// The socket path.
         path: PathBuf,
@@ -283,4 +283,25 @@ pub enum ReplyError {
     /// The caller is gone.
     #[error("the caller is gone")]
     Disconnected,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_told_as_they_are_typed() {
+        let path = || PathBuf::from(r"\\.\pipe\an endpoint");
+        let messages = [
+            EndpointError::Path { path: path(), problem: "" }.to_string(),
+            ServeError::AddressInUse { path: path(), pid: Some(7) }.to_string(),
+            ServeError::Os { path: path(), what: String::new(), source: None }.to_string(),
+            CallError::NotRunning { path: path() }.to_string(),
+            CallError::Refused { path: path(), reason: String::new() }.to_string(),
+            CallError::UntrustedServer { path: path(), uid: 7 }.to_string(),
+        ];
+        for message in messages {
+            assert!(message.contains(r#""\\.\pipe\an endpoint""#), "{message}");
+        }
+    }
 }
