@@ -46,7 +46,7 @@ pub struct ServeArgs {
     ///
     /// The socket gets mode 0600, 0660 or 0666. A name's socket lies in a directory that only its
     /// owner may enter, so endpoints for others are given as a path in a directory that they reach.
-    /// Root may always call.
+    /// Root may always call. There is no group:GID on Windows.
     #[arg(long, value_name = "WHO", default_value = "owner", value_parser = parse_access)]
     access: Access,
     /// The command and its arguments
@@ -88,6 +88,11 @@ fn parse_access(text: &str) -> Result<Access, String> {
     match text {
         "owner" => Some(Access::Owner),
         "everyone" => Some(Access::Everyone),
+        _ if cfg!(windows) => {
+            return Err(
+                "expected owner or everyone; groups are not supported on Windows".to_owned()
+            );
+        }
         _ => text.strip_prefix("group:").and_then(group),
     }
     .ok_or_else(|| "expected owner, group:GID (a number) or everyone".to_owned())
@@ -261,7 +266,8 @@ mod tests {
     #[test]
     fn accesses() {
         assert_eq!(parse_access("owner"), Ok(Access::Owner));
-        assert_eq!(parse_access("group:100"), Ok(Access::Group(100)));
+        let grouped = parse_access("group:100");
+        assert_eq!(grouped.ok(), (!cfg!(windows)).then_some(Access::Group(100)));
         assert_eq!(parse_access("everyone"), Ok(Access::Everyone));
         for wrong in ["", "group", "group:", "group:users", "group:-1", "group:4294967295", "all"] {
             assert!(parse_access(wrong).is_err(), "{wrong}");

@@ -123,6 +123,9 @@ pub enum BindError {
         /// Bytes of its last part.
         len: usize,
     },
+    /// Members of a group were to be let in, on Windows.
+    #[error("access for a group is not supported on Windows")]
+    NoGroups,
     /// A system call failed.
     #[error("{call} failed for {}", path.display())]
     Os {

@@ -89,7 +89,7 @@ impl Listener {
     /// # Errors
     ///
     /// [`BindError`]; the instance lock is free again then. Blocks for up to 2 s for another server that is about to listen,
-    /// or to end. `Unsupported` for a group. `Denied` also where connections of a server with another `mode` are open still.
+    /// or to end. `NoGroups` for a group. `Denied` also where connections of a server with another `mode` are open still.
     pub fn bind(
         socket_path: &Path,
         _lock_path: &Path,
@@ -101,7 +101,7 @@ impl Listener {
         let names =
             Names::of(socket_path).map_err(|len| BindError::NameTooLong { path: path(), len })?;
         if group.is_some() {
-            return Err(os("access for a group")(io::ErrorKind::Unsupported.into()));
+            return Err(BindError::NoGroups);
         }
         let lock = acquire(&names).map_err(|error| match error {
             Taken::By(pid) => BindError::InUse { path: path(), pid },
