@@ -58,8 +58,15 @@ fn statuses_and_surroundings_reach_the_caller() {
     let out = call(&["3"]).expect(0).out();
     let pid: u32 = out.split_whitespace().next().unwrap().parse().unwrap();
     assert!(pid > 0, "{out}");
-    assert!(call(&["4"]).expect(1).err().contains("more than 1048576 bytes"));
-    assert!(call(&["5"]).expect(1).err().contains("longer than"));
+    // With the codes that `serve --help` names.
+    let told = |method: &str, words: &str| {
+        let err = call(&[method]).expect(1).err();
+        assert!(err.contains(words), "{err}");
+    };
+    told("4", "code 122: ");
+    told("4", "more than 1048576 bytes");
+    told("5", "code 124: ");
+    told("5", "longer than");
 }
 
 #[test]

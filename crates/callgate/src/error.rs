@@ -143,7 +143,7 @@ pub enum CallError {
         reason: String,
     },
     /// The handler answered with a failure, panicked, or gave no answer.
-    #[error("the handler failed with code {code:#x}: {message}")]
+    #[error("the handler failed with code {code}: {message}")]
     Handler {
         /// The application's code, or one of [`codes`].
         code: u32,
