@@ -23,6 +23,28 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(value * scale).map_err(|_| "too long".to_owned())
 }
 
+/// Reads a duration that is more than zero.
+///
+/// # Errors
+/// Says what is expected.
+pub fn parse_some(text: &str) -> Result<Duration, String> {
+    match parse(text)? {
+        Duration::ZERO => Err("expected more than zero".to_owned()),
+        some => Ok(some),
+    }
+}
+
+/// Reads a byte count that is more than zero.
+///
+/// # Errors
+/// Says what is expected.
+pub fn parse_some_bytes(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        0 => Err("expected 1 byte and more".to_owned()),
+        some => Ok(some),
+    }
+}
+
 /// Reads a byte count: a whole number, with k, M or G (1024 each; `KiB` and `kb` mean the same).
 ///
 /// # Errors
@@ -61,6 +83,10 @@ mod tests {
         assert_eq!(parse("1m"), Ok(Duration::from_secs(60)));
         assert_eq!(parse("1.5 h"), Ok(Duration::from_secs(5_400)));
         assert_eq!(parse("0"), Ok(Duration::ZERO));
+        assert_eq!(parse_some("1ns"), Ok(Duration::from_nanos(1)));
+        for none in ["0", "0s", "0.1ns"] {
+            assert_eq!(parse_some(none), Err("expected more than zero".to_owned()), "{none}");
+        }
         for wrong in ["", "2", "s", "-1s", "1e9s", "2 parsecs", "1..2s", "9999999999999999999999h"]
         {
             assert!(parse(wrong).is_err(), "{wrong}");
@@ -71,6 +97,8 @@ mod tests {
     fn sizes() {
         assert_eq!(parse_bytes("48"), Ok(48));
         assert_eq!(parse_bytes("64k"), Ok(65_536));
+        assert_eq!(parse_some_bytes("1"), Ok(1));
+        assert!(parse_some_bytes("0k").is_err());
         assert_eq!(parse_bytes("1 MiB"), Ok(1 << 20));
         assert_eq!(parse_bytes("2GB"), Ok(2 << 30));
         for wrong in ["", "k", "-1", "1.5k", "99999999999999999999", "20000000T"] {

@@ -19,6 +19,8 @@ fn wrong_use_is_told() {
         &["serve", "x"],
         &["serve", "x", "--", "/no/such/program"],
         &["serve", "x", "--jobs", "0", "--", "cat"],
+        &["serve", "x", "--timeout", "0", "--", "cat"],
+        &["serve", "x", "--max-reply", "0", "--", "cat"],
         &["demo", "--clients", "0"],
         &["completions", "basic"],
         &[],

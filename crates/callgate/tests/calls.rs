@@ -405,6 +405,34 @@ fn limits_are_refused_with_their_numbers() {
 }
 
 #[test]
+fn options_with_which_no_call_can_succeed_are_refused() {
+    let place = Place::new();
+    let zeros: [(&str, fn(&mut callgate::Limits)); 6] = [
+        ("limits.in_flight", |limits| limits.in_flight = 0),
+        ("limits.clients", |limits| limits.clients = 0),
+        ("limits.clients_per_uid", |limits| limits.clients_per_uid = 0),
+        ("limits.bytes_per_client", |limits| limits.bytes_per_client = 0),
+        ("limits.request_bytes", |limits| limits.request_bytes = 0),
+        ("limits.handshake", |limits| limits.handshake = Duration::ZERO),
+    ];
+    for (name, set) in zeros {
+        let mut options = ServerOptions::default();
+        set(&mut options.limits);
+        match Server::serve_with(place.name(), options, echo) {
+            Err(callgate::ServeError::Option { option, given: 0, .. }) => assert_eq!(option, name),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    let _server = Server::serve(place.name(), echo).expect("serve");
+    let mut options = ClientOptions::default();
+    options.handshake = Duration::ZERO;
+    match Client::connect_with(place.name(), options) {
+        Err(CallError::Option { option: "handshake", given: 0, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn status_tells_clients_and_calls() {
     let place = Place::new();
     let server = Server::serve(place.name(), echo).expect("serve");

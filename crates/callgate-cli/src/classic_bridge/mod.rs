@@ -51,7 +51,10 @@ pub struct BridgeArgs {
     ///
     /// An answer that is not ready by then, since the machine was slow, is held back: who asked has given up, and the
     /// next client would take it for its own.
-    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = parse_timeout)]
+    #[arg(
+        long, value_name = "TIME", default_value = "200ms",
+        value_parser = crate::duration::parse_some
+    )]
     timeout: Duration,
     /// Fail where the memory exists already, rather than to go on with it
     #[arg(long)]
@@ -89,14 +92,6 @@ fn parse_size(text: &str) -> Result<usize, String> {
         Ok(bytes) if (1..=SIZE_MAX).contains(&size) => Ok(bytes),
         _ => Err(format!("expected 1 byte to {}", bytes(SIZE_MAX))),
     }
-}
-
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = crate::duration::parse(text)?;
-    if timeout.is_zero() {
-        return Err("expected more than zero".to_owned());
-    }
-    Ok(timeout)
 }
 
 /// Runs `classic-bridge` until ctrl-C ends it.

@@ -34,12 +34,12 @@ pub struct ServeArgs {
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Kill a command that runs longer, and answer with an error [default: no limit]
-    #[arg(long, value_name = "TIME", value_parser = crate::duration::parse)]
+    #[arg(long, value_name = "TIME", value_parser = crate::duration::parse_some)]
     timeout: Option<Duration>,
     /// The longest reply; a command that writes more is killed
     #[arg(
         long, value_name = "SIZE", default_value = "256M",
-        value_parser = crate::duration::parse_bytes
+        value_parser = crate::duration::parse_some_bytes
     )]
     max_reply: u64,
     /// Who may call: owner, group:GID or everyone; all but owner need a path as the endpoint

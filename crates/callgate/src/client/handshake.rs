@@ -26,6 +26,10 @@ const LOOK_NS: u64 = 60_000;
 /// Connects once. Blocks until the server has answered, `deadline_ns` has passed, or the server is gone.
 pub(super) fn connect(owner: &Arc<Inner>, deadline_ns: Option<u64>) -> Result<Shared, CallError> {
     let options = &owner.options;
+    if options.handshake.is_zero() {
+        let (option, allowed) = ("handshake", "more than zero");
+        return Err(CallError::Option { option, given: 0, allowed });
+    }
     let handshake_ns = clock::deadline_ns(options.handshake);
     let deadline_ns = Some(deadline_ns.map_or(handshake_ns, |deadline| deadline.min(handshake_ns)));
     let cells = options.in_flight.saturating_add(1);

@@ -301,8 +301,15 @@ fn check(options: &ServerOptions) -> Result<(), ServeError> {
     if !(1..=1_023).contains(&limits.in_flight) {
         return wrong("limits.in_flight", limits.in_flight.into(), "1 to 1023");
     }
-    if limits.clients == 0 {
-        return wrong("limits.clients", 0, "1 and more");
+    for (option, given) in [
+        ("limits.clients", limits.clients.into()),
+        ("limits.clients_per_uid", limits.clients_per_uid.into()),
+        ("limits.bytes_per_client", limits.bytes_per_client),
+        ("limits.request_bytes", limits.request_bytes),
+    ] {
+        if given == 0 {
+            return wrong(option, given, "1 and more");
+        }
     }
     if limits.handshake.is_zero() {
         return wrong("limits.handshake", 0, "more than zero");
