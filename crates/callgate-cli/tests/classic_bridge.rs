@@ -6,10 +6,12 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::windows::io::{FromRawHandle, OwnedHandle};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use callgate::{Call, Server};
 use common::{Home, Serving};
+use windows_sys::Win32::System::Threading::CreateEventW;
 
 /// The client's struct: number, seed, server, number answered, sum (8 bytes), words.
 const SIZE: &str = "4032";
@@ -249,4 +251,27 @@ fn objects_of_others_are_told() {
     let line = next.err_line();
     assert!(line.contains("existed already"), "{line}");
     assert!(client.ask("call 2 3").starts_with("ok "));
+}
+
+#[test]
+fn objects_that_deny_and_break_the_protocol_are_told() {
+    let (home, base) = (Home::new(), base("denied"));
+    let for_nobody = bridge(&home, &base, &["--sddl", "D:P"]);
+    let denied = home.run(arguments(&base, &[])).expect(6).err();
+    assert!(denied.contains("denied to this process"), "{denied}");
+    drop(for_nobody);
+    let _done = manual_reset(&format!("{base}Done"));
+    let manual = home.run(arguments(&base, &[])).expect(7).err();
+    assert!(manual.contains("manual reset"), "{manual}");
+}
+
+/// An event as another program may have made it, which the protocol does not allow.
+fn manual_reset(name: &str) -> OwnedHandle {
+    let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
+    // SAFETY: the name ends with a NUL and outlives the call; the handle that comes back is checked, and nobody else's.
+    unsafe {
+        let event = CreateEventW(std::ptr::null(), 1, 0, name.as_ptr());
+        assert!(!event.is_null(), "{}", std::io::Error::last_os_error());
+        OwnedHandle::from_raw_handle(event)
+    }
 }
