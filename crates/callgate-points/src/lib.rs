@@ -3,8 +3,8 @@
 //! In an ordinary build a point is an empty inline function. Built with `--cfg callgate_points` (through `RUSTFLAGS`)
 //! each point can
 //!
-//! * kill its own process: `CALLGATE_KILL=NAME:N` sends SIGKILL, or calls TerminateProcess, at the N-th passage (from 1) of
-//!   the point `NAME`;
+//! * kill its own process: `CALLGATE_KILL=NAME:N` sends SIGKILL at the N-th passage (from 1) of the point `NAME`. On Windows
+//!   it writes the line [`KILL_ME`] on standard output, and the thread goes no further: whoever started the process kills it;
 //! * mark itself in a system-call trace: with `CALLGATE_MARK=1` it calls `write(-1, NAME)`, which fails with `EBADF`
 //!   and does nothing, but shows in `strace` just before the call or store that it announces (not on Windows);
 //! * list itself: with `CALLGATE_POINTS_LOG=PATH` every point met is appended to that file once.
@@ -13,6 +13,11 @@
 //! passages and kills at one of them, or, with `--cfg callgate_sim`, a simulated scheduler.
 //!
 //! The crate knows nothing of what the points stand for.
+
+/// What a process on Windows says when a point is to kill it. Under Wine 8 one that calls TerminateProcess for itself may
+/// stay for ever: the server kills the other threads first, one of them inside ntdll with its lock of virtual memory, which
+/// the last one then wants if it is handed the end of the other's read.
+pub const KILL_ME: &str = "kill me";
 
 /// Passes the point `NAME.before`, evaluates the expression, passes `NAME.after`, yields the value.
 #[macro_export]
@@ -137,8 +142,6 @@ mod active {
     #[cfg(windows)]
     #[link(name = "kernel32", kind = "raw-dylib")]
     unsafe extern "system" {
-        fn GetCurrentProcess() -> *mut std::ffi::c_void;
-        fn TerminateProcess(process: *mut std::ffi::c_void, code: u32) -> i32;
         fn GetLastError() -> u32;
         fn SetLastError(error: u32);
     }
@@ -151,7 +154,13 @@ mod active {
 
     #[cfg(windows)]
     fn die() {
-        // SAFETY: no memory is passed; it ends this process, without running anything else of it.
-        unsafe { TerminateProcess(GetCurrentProcess(), 1) };
+        let mut out = std::io::stdout().lock();
+        let told = writeln!(out, "{}", crate::KILL_ME).and_then(|()| out.flush());
+        // Others may speak until they are killed, too.
+        drop(out);
+        told.expect("somebody who kills");
+        loop {
+            std::thread::park();
+        }
     }
 }

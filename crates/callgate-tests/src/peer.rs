@@ -105,8 +105,17 @@ impl Peer {
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let (sender, lines) = channel();
+        #[cfg(windows)]
+        let process = std::os::windows::io::AsHandle::as_handle(&child).try_clone_to_owned();
+        #[cfg(windows)]
+        let process = process.expect("a handle");
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
+                #[cfg(windows)]
+                if line == callgate_points::KILL_ME {
+                    terminate(&process);
+                    continue;
+                }
                 if sender.send(line).is_err() {
                     return;
                 }
@@ -347,6 +356,15 @@ impl Peer {
     pub fn errors(&self) -> String {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Kills a process that a kill point holds fast.
+#[cfg(windows)]
+fn terminate(process: &std::os::windows::io::OwnedHandle) {
+    use std::os::windows::io::AsRawHandle;
+    use windows_sys::Win32::System::Threading::TerminateProcess;
+    // SAFETY: the handle is open; no memory is passed. It fails for one that has ended, which is as well.
+    unsafe { TerminateProcess(process.as_raw_handle(), 1) };
 }
 
 impl Drop for Peer {

@@ -1,5 +1,5 @@
-//! Deaths at each kill point on Windows: a client, or a server, ends itself by TerminateProcess before or after each system
-//! call and each store to shared memory that it makes; the other side goes on.
+//! Deaths at each kill point on Windows: a client, or a server, is killed by TerminateProcess while one of its threads stands
+//! before or after each system call and each store to shared memory that it makes; the other side goes on.
 //!
 //! Linux has `callgate-kills` for that, which does more. Built with `--cfg callgate_points`, or there is nothing here.
 #![cfg(all(windows, callgate_points))]
