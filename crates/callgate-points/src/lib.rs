@@ -15,8 +15,8 @@
 //! The crate knows nothing of what the points stand for.
 
 /// What a process on Windows says when a point is to kill it. Under Wine 8 one that calls TerminateProcess for itself may
-/// stay for ever: the server kills the other threads first, one of them inside ntdll with its lock of virtual memory, which
-/// the last one then wants if it is handed the end of the other's read.
+/// stay for ever: its last thread waits in ntdll for the lock of virtual memory. It seems that one of the threads which are
+/// killed before it had that.
 pub const KILL_ME: &str = "kill me";
 
 /// Passes the point `NAME.before`, evaluates the expression, passes `NAME.after`, yields the value.
