@@ -407,7 +407,8 @@ fn limits_are_refused_with_their_numbers() {
 #[test]
 fn options_with_which_no_call_can_succeed_are_refused() {
     let place = Place::new();
-    let zeros: [(&str, fn(&mut callgate::Limits)); 6] = [
+    type Set = fn(&mut callgate::Limits);
+    let zeros: [(&str, Set); 6] = [
         ("limits.in_flight", |limits| limits.in_flight = 0),
         ("limits.clients", |limits| limits.clients = 0),
         ("limits.clients_per_uid", |limits| limits.clients_per_uid = 0),

@@ -217,14 +217,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_limits_have_bounds() {
+    fn sizes_have_bounds() {
         assert_eq!(parse_size("1"), Ok(1));
         assert_eq!(parse_size("256M"), Ok(256 << 20));
         for wrong in ["0", "257M", "all", "16000000T"] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(parse_timeout("1ms"), Ok(Duration::from_millis(1)));
-        assert!(parse_timeout("0").is_err());
     }
 
     #[derive(clap::Parser)]
