@@ -138,7 +138,7 @@ fn incoming(source: &mut Source<'_>) {
                         assert!(!allowed || violation.field == "retire (in use)", "{violation}");
                         return assert_named(violation);
                     }
-                    Err(Unusable::System(error)) => panic!("{error}"),
+                    Err(unusable) => panic!("{unusable:?}"),
                 }
             }
             2 => match table.retire(id) {

@@ -100,17 +100,14 @@ pub(crate) enum Unusable {
     Violation(Violation),
     /// This machine lacks memory or the like; the peer has no part in it.
     System(io::Error),
+    /// The peer has ended, and what it had sent went with it.
+    Gone,
 }
 
 impl Unusable {
     /// A descriptor came that this process has no room for.
     pub(crate) fn no_descriptors() -> Self {
         Self::System(io::Error::other("no file descriptor is left for the peer's memory"))
-    }
-
-    /// The peer ended, and what it had sent went with it.
-    pub(crate) fn gone() -> Self {
-        Self::System(io::ErrorKind::BrokenPipe.into())
     }
 }
 

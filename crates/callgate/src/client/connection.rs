@@ -379,6 +379,7 @@ impl Connection {
                 tracing::warn!(path = %self.path.display(), %error, "the server's memory cannot be mapped");
                 self.end(End::System);
             }
+            Unusable::Gone => self.closed(),
         }
     }
 

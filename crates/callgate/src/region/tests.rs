@@ -28,7 +28,7 @@ fn hold(incoming: &Incoming, region: u32) -> Arc<PayloadReader> {
 fn violation<T>(result: Result<T, Unusable>) -> Violation {
     match result {
         Err(Unusable::Violation(violation)) => violation,
-        Err(Unusable::System(error)) => panic!("nobody's fault: {error}"),
+        Err(unusable) => panic!("nobody's fault: {unusable:?}"),
         Ok(_) => panic!("accepted"),
     }
 }

@@ -329,6 +329,7 @@ impl<H: Handler> Worker<H> {
                 tracing::warn!(pid, uid, %error, "a client's memory cannot be mapped");
                 self.end(index, "the server lacks memory");
             }
+            Unusable::Gone => self.end(index, "closed"),
         }
     }
 

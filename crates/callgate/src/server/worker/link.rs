@@ -141,7 +141,7 @@ fn read_regions(connection: &Connection, incoming: &mut Incoming) -> Result<(), 
         match read_message(connection, incoming)? {
             Read::Message | Read::Region => {}
             // The announcement may have come, and its memory not.
-            Read::Closed if MEMORY_GOES_WITH_ITS_SENDER => return Err(Unusable::gone()),
+            Read::Closed if MEMORY_GOES_WITH_ITS_SENDER => return Err(Unusable::Gone),
             Read::Empty | Read::Closed => break,
         }
     }
