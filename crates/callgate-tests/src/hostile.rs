@@ -5,18 +5,19 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::thread::Scope;
 
 use callgate_proto::body::{Body, Inline, Place, Think};
 use callgate_proto::cell::{Deadline, TakenReply, Turn};
 use callgate_proto::chain::{Submitter, Ticket, publish};
 use callgate_proto::layout::{CELLS_OFFSET, Cell, DETOUR_OFFSET, Detour, control_bytes};
 use callgate_proto::wire::{Answer, Ask, Hello, MESSAGE_MAX, Message, Versions};
-use callgate_sys::clock;
 use callgate_sys::shm::{Control, MemFd, PayloadWriter, page_size};
 use callgate_sys::socket::{RecvError, Socket};
+use callgate_sys::{clock, futex};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use crate::bounded::BOUND;
+use crate::bounded::{BOUND, until};
 
 /// A control region seen as words, by whichever side.
 pub struct Words {
@@ -114,6 +115,25 @@ pub fn requeue(from: &AtomicU32, to: &AtomicU32) -> i64 {
         let (from, to) = (from.as_ptr(), to.as_ptr());
         libc::syscall(libc::SYS_futex, from, libc::FUTEX_REQUEUE, 0, 100usize, to)
     }
+}
+
+/// Has so many threads sleep on `word`, and waits until they do: they are counted by moving them `aside`, and back.
+pub fn park<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    word: &'scope AtomicU32,
+    value: u32,
+    aside: &AtomicU32,
+    count: u32,
+) {
+    for _ in 0..count {
+        scope.spawn(move || futex::wait(word, value, Some(clock::deadline_ns(BOUND))));
+    }
+    let mut parked = 0;
+    until("they all sleep", || {
+        parked += requeue(word, aside);
+        (parked == i64::from(count)).then_some(())
+    });
+    assert_eq!(requeue(aside, word), i64::from(count));
 }
 
 /// A connected client that does nothing by itself.

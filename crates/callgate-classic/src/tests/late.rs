@@ -161,6 +161,7 @@ fn answers_that_nobody_waits_for() {
     system::wait(&[Any::Mutex(&free)], Duration::from_secs(120)).unwrap();
     Event::open(names.of(Object::Exec)).unwrap().set().unwrap();
     told.recv().unwrap();
+    // So long is its patience: only time ends it.
     thread::sleep(Duration::from_millis(20));
     go.send(()).unwrap();
     until(|| server.status().dropped == 2);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use callgate::{CallOptions, Client};
 
+use super::percentile;
 use crate::bounded::BOUND;
 use crate::data::{is_reply, method, request};
 use crate::peer::Words;
@@ -103,11 +104,7 @@ impl Caller {
     pub fn take(&self) -> String {
         let mut slice = self.slice.lock().unwrap_or_else(PoisonError::into_inner);
         slice.times_ns.sort_unstable();
-        let at = |percent: usize| {
-            let count = slice.times_ns.len();
-            slice.times_ns.get((count * percent / 100).min(count.saturating_sub(1)))
-        };
-        let (p50, p99) = (at(50).copied().unwrap_or(0), at(99).copied().unwrap_or(0));
+        let [p50, p99] = [50, 99].map(|percent| percentile(&slice.times_ns, percent));
         let Slice { calls, max_ns, wrong, failed, .. } = *slice;
         let first = slice.first.take().unwrap_or_default();
         slice.times_ns.clear();

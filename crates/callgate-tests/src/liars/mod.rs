@@ -45,3 +45,9 @@ pub fn main() {
     die_with_parent();
     role(&words);
 }
+
+/// Gives a percentile of what was counted, in its order; 0 where nothing was.
+fn percentile(sorted_ns: &[u64], percent: usize) -> u64 {
+    let last = sorted_ns.len().saturating_sub(1);
+    sorted_ns.get((sorted_ns.len() * percent / 100).min(last)).copied().unwrap_or(0)
+}

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use callgate::{Call, CallOptions, Client};
 
+use super::percentile;
 use crate::bounded::BOUND;
 use crate::data::method;
 
@@ -66,11 +67,8 @@ impl Probe {
     pub fn take(&self) -> String {
         let mut turns_ns = self.turns_ns.lock().unwrap_or_else(PoisonError::into_inner);
         turns_ns.sort_unstable();
-        let at = |percent: usize| {
-            let last = turns_ns.len().saturating_sub(1);
-            turns_ns.get((turns_ns.len() * percent / 100).min(last)).copied().unwrap_or(0)
-        };
-        let text = format!("calls={} p50={} p99={}", turns_ns.len(), at(50), at(99));
+        let [p50, p99] = [50, 99].map(|percent| percentile(&turns_ns, percent));
+        let text = format!("calls={} p50={p50} p99={p99}", turns_ns.len());
         turns_ns.clear();
         text
     }

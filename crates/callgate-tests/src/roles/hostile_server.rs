@@ -40,8 +40,8 @@ use callgate_sys::socket::Socket;
 use callgate_sys::{clock, futex};
 
 use super::{command, say};
-use crate::bounded::{BOUND, until};
-use crate::hostile::{Words as Cells, receive, requeue, send, state};
+use crate::bounded::until;
+use crate::hostile::{Words as Cells, park, receive, requeue, send, state};
 use crate::memory::{impostors, memfd, payload_seals, punch};
 use crate::peer::Words;
 use crate::rng::Rng;
@@ -349,16 +349,7 @@ impl Link<'_> {
         let value = value.expect("it has not called again");
         let (word, aside) = (cells.state(intake.cell()), cells.unused());
         let (second, asleep) = std::thread::scope(|scope| {
-            for _ in 0..CROWD {
-                scope.spawn(|| futex::wait(word, value, Some(clock::deadline_ns(BOUND))));
-            }
-            // Counted by moving them to another word, and back.
-            let mut parked = 0;
-            until("they all sleep", || {
-                parked += requeue(word, aside);
-                (parked == i64::from(CROWD)).then_some(())
-            });
-            assert_eq!(requeue(aside, word), i64::from(CROWD));
+            park(scope, word, value, aside, CROWD.into());
             say("parked");
             let mut take =
                 || until("a call", || intake.take(cells.cells(), cells.detour(), deferred).ok()?);

@@ -5,12 +5,12 @@ use crate::{LONGEST, PEER};
 use callgate::Client;
 use callgate_proto::body::{Body, Inline};
 use callgate_proto::layout::DETOUR_OFFSET;
-use callgate_sys::{clock, futex};
+use callgate_sys::futex;
 use callgate_tests::data::method as m;
-use callgate_tests::hostile::{Raw, control_size, requeue, state, wait_closed};
+use callgate_tests::hostile::{Raw, control_size, park, requeue, state, wait_closed};
 use callgate_tests::memory::punch;
 use callgate_tests::usage::cpu_ticks;
-use callgate_tests::{BOUND, Place, Rng, until, within};
+use callgate_tests::{Place, Rng, until, within};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -287,16 +287,7 @@ fn a_crowd_of_sleepers_is_not_woken() {
         let value = cell.arm_reply(ticket.turn).expect("not answered");
         let (word, aside) = (cell.futex(), raw.words.unused());
         std::thread::scope(|scope| {
-            for _ in 0..CROWD {
-                scope.spawn(|| futex::wait(word, value, Some(clock::deadline_ns(BOUND))));
-            }
-            // Counted by moving them to another word, and back.
-            let mut parked = 0;
-            until("they all sleep", || {
-                parked += requeue(word, aside);
-                (parked == i64::from(CROWD)).then_some(())
-            });
-            assert_eq!(requeue(aside, word), i64::from(CROWD));
+            park(scope, word, value, aside, CROWD);
             assert_eq!(server.ask("release").number("sent"), 1);
             assert_eq!(futex::wake(word, u32::MAX), CROWD - 2, "asleep after the reply");
         });
