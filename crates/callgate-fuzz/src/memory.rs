@@ -107,7 +107,7 @@ fn memory() -> &'static [(PayloadWriter, MemFd); 3] {
 /// The receiver's table, told of regions that are there, and not, and not so large.
 fn incoming(source: &mut Source<'_>) {
     let quota = u64::from(source.u8()) << 12;
-    let mut table = Incoming::new(quota);
+    let mut table = Incoming::new(quota, PayloadReader::accept);
     let mut known: Vec<(u32, u64)> = Vec::new();
     let mut held: Vec<Arc<PayloadReader>> = Vec::new();
     for _ in 0..40 {

@@ -16,7 +16,13 @@ pub fn control_seals() -> SealFlags {
 /// The seals of a payload region.
 #[must_use]
 pub fn payload_seals() -> SealFlags {
-    SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE
+    control_seals() | SealFlags::FUTURE_WRITE
+}
+
+/// The seals of a region on which its maker has a hold, as servers have.
+#[must_use]
+pub fn held_seals() -> SealFlags {
+    payload_seals() - SealFlags::SEAL
 }
 
 /// A memfd of `len` bytes, allocated or not, with these seals.
@@ -112,13 +118,15 @@ pub fn impostors(len: u64, seals: SealFlags) -> Vec<(&'static str, OwnedFd)> {
         }),
     ];
     all.extend(unusual(len, seals));
+    if seals.contains(SealFlags::SEAL) {
+        all.push(("without SEAL", memfd(len, true, seals - SealFlags::SEAL)));
+    }
     if seals.contains(SealFlags::FUTURE_WRITE) {
         all.push(("without FUTURE_WRITE", memfd(len, true, seals - SealFlags::FUTURE_WRITE)));
     } else {
-        all.push(("without SEAL", memfd(len, true, seals - SealFlags::SEAL)));
         all.push(("opened for reading only", reopened(len, seals, libc::O_RDONLY)));
         all.push(("sealed against writing", memfd(len, true, seals | SealFlags::WRITE)));
-        all.push(("sealed for payload", memfd(len, true, seals | payload_seals())));
+        all.push(("sealed for payload", memfd(len, true, payload_seals())));
     }
     all
 }

@@ -124,11 +124,15 @@ pub(crate) struct Incoming {
     quota: u64,
     /// Retired regions that calls still read from. An honest peer retires only what no call needs any more.
     lingering: Vec<(Weak<PayloadReader>, u64)>,
+    accept: Accept,
 }
 
+/// How memory of the peer's is checked and mapped: a server may have a hold on its own, a client may not.
+pub(crate) type Accept = fn(MemFd, usize) -> Result<PayloadReader, Rejected>;
+
 impl Incoming {
-    pub(crate) fn new(quota: u64) -> Self {
-        Self { regions: Vec::new(), bytes: 0, quota, lingering: Vec::new() }
+    pub(crate) fn new(quota: u64, accept: Accept) -> Self {
+        Self { regions: Vec::new(), bytes: 0, quota, lingering: Vec::new(), accept }
     }
 
     /// Checks and maps a region that the peer announced.
@@ -151,7 +155,7 @@ impl Incoming {
             return Err(Violation::new("region.size", size, room).into());
         }
         let len = usize::try_from(size).map_err(|_| Violation::new("region.size", size, room))?;
-        let region = PayloadReader::accept(fd, len).map_err(|rejected| {
+        let region = (self.accept)(fd, len).map_err(|rejected| {
             tracing::warn!(%rejected, id, size, "a payload region was rejected");
             match rejected {
                 Rejected::Os { source, .. } => Unusable::System(source),

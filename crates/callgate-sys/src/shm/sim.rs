@@ -149,6 +149,15 @@ impl PayloadReader {
         accept(fd, len, true).map(PayloadReader)
     }
 
+    /// Does what [`PayloadReader::accept`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`PayloadReader::accept`].
+    pub fn accept_held(fd: MemFd, len: usize) -> Result<PayloadReader, Rejected> {
+        PayloadReader::accept(fd, len)
+    }
+
     /// Gives the address of the first byte.
     pub fn as_ptr(&self) -> *const u8 {
         self.0.start

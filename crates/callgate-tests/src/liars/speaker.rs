@@ -133,7 +133,8 @@ impl Speaker {
         while let Ok(received) = self.raw.socket.recv(&mut buffer) {
             match (Message::decode(&buffer[..received.len]), received.fd) {
                 (Ok(Message::Region { id, size }), Some(fd)) => {
-                    let region = PayloadReader::accept(fd, size as usize).expect("honest memory");
+                    let region =
+                        PayloadReader::accept_held(fd, size as usize).expect("honest memory");
                     self.incoming.insert(id, region);
                 }
                 (Ok(Message::Retire { id }), None) => drop(self.incoming.remove(&id)),

@@ -42,7 +42,7 @@ use callgate_sys::{clock, futex};
 use super::{command, say};
 use crate::bounded::until;
 use crate::hostile::{Words as Cells, park, receive, requeue, send, state};
-use crate::memory::{impostors, memfd, payload_seals, punch};
+use crate::memory::{held_seals, impostors, memfd, payload_seals, punch};
 use crate::peer::Words;
 use crate::rng::Rng;
 
@@ -234,7 +234,7 @@ fn serve(mode: &str, socket: &Socket, mut rng: Rng) {
             wait_until_gone(socket);
         }
         "impostor" => {
-            let all = impostors(REGION, payload_seals());
+            let all = impostors(REGION, held_seals());
             let (_, fd) = &all[number(1) as usize % all.len()];
             let message = Message::Region { id: 0, size: REGION }.encode();
             let _ = send(socket, message.as_bytes(), &[fd.as_fd()]);

@@ -20,7 +20,7 @@ use callgate_proto::life::Life;
 use callgate_proto::pace::{CallerPace, Thinking};
 use callgate_proto::wire::{Message, Welcome};
 use callgate_sys::process::{self, Identity, PidFd};
-use callgate_sys::shm::{PayloadWriter, page_size};
+use callgate_sys::shm::{PayloadReader, PayloadWriter, page_size};
 use callgate_sys::socket::{RecvError, Ring as Rung, Socket};
 use callgate_sys::sync::{Condvar, Mutex, MutexGuard};
 use callgate_sys::{clock, process as sys_process};
@@ -142,7 +142,7 @@ impl Connection {
             kept: KeptRoom::default(),
             room: Condvar::new(),
             room_waiters: AtomicU32::new(0),
-            incoming: Mutex::new(Incoming::new(options.bytes)),
+            incoming: Mutex::new(Incoming::new(options.bytes, PayloadReader::accept_held)),
             options,
         }
     }

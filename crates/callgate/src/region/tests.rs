@@ -12,7 +12,7 @@ fn memory(size: u64) -> Option<MemFd> {
 
 /// A table with this quota and regions of one page each with the ids from 0.
 fn table(quota: u64, regions: u32) -> Incoming {
-    let mut incoming = Incoming::new(quota);
+    let mut incoming = Incoming::new(quota, PayloadReader::accept);
     for id in 0..regions {
         incoming.add(id, page(), memory(page())).expect("honest");
     }
@@ -120,7 +120,7 @@ fn a_place_is_found_in_its_own_region() {
 
 #[test]
 fn retired_regions_in_use_are_bounded_by_the_quota() {
-    let mut incoming = Incoming::new(2 * page());
+    let mut incoming = Incoming::new(2 * page(), PayloadReader::accept);
     incoming.add(0, 2 * page(), memory(2 * page())).expect("honest");
     let first = hold(&incoming, 0);
     incoming.retire(0).expect("known");
@@ -138,7 +138,7 @@ fn retired_regions_in_use_are_bounded_by_the_quota() {
 
 #[test]
 fn retired_regions_in_use_are_bounded_in_number() {
-    let mut incoming = Incoming::new(1_000 * page());
+    let mut incoming = Incoming::new(1_000 * page(), PayloadReader::accept);
     let mut held = Vec::new();
     for id in 0..65 {
         incoming.add(id, page(), memory(page())).expect("64 may be in use");

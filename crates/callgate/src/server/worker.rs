@@ -19,6 +19,7 @@ use callgate_proto::pace::{Gaps, SizeClass, WorkerPace, YieldBan, YieldHabit};
 use callgate_sys::collections::HashMap;
 use callgate_sys::poller::Event;
 use callgate_sys::process::Slice;
+use callgate_sys::shm::PayloadReader;
 use callgate_sys::{clock, process, thread};
 
 pub(crate) use link::Admitted;
@@ -290,7 +291,8 @@ impl<H: Handler> Worker<H> {
 
     fn adopt(&mut self, admitted: Vec<Admitted>) {
         for Admitted { connection, intake } in admitted {
-            let incoming = Incoming::new(self.shared.limits.bytes_per_client);
+            let incoming =
+                Incoming::new(self.shared.limits.bytes_per_client, PayloadReader::accept);
             let id = connection.id;
             let link = Link {
                 connection,

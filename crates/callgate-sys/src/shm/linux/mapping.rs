@@ -186,7 +186,22 @@ impl PayloadReader {
     ///
     /// [`Rejected`] says which check failed; nothing is mapped then, and the descriptor is closed.
     pub fn accept(fd: MemFd, len: usize) -> Result<PayloadReader, Rejected> {
-        let fd = fd.checked(len, PAYLOAD_SEALS)?;
+        PayloadReader::accept_sealed(fd, len, PAYLOAD_SEALS | SealFlags::SEAL)
+    }
+
+    /// Does what [`PayloadReader::accept`] does, with memory on which its maker may have a hold: it
+    /// need not be sealed against seals. No seal that its maker could add takes anything from a
+    /// reader.
+    ///
+    /// # Errors
+    ///
+    /// As [`PayloadReader::accept`].
+    pub fn accept_held(fd: MemFd, len: usize) -> Result<PayloadReader, Rejected> {
+        PayloadReader::accept_sealed(fd, len, PAYLOAD_SEALS)
+    }
+
+    fn accept_sealed(fd: MemFd, len: usize, want: SealFlags) -> Result<PayloadReader, Rejected> {
+        let fd = fd.checked(len, want)?;
         Mapping::new(&fd, len, ProtFlags::READ).map(PayloadReader).map_err(|error| match error {
             // Opened for writing only.
             Errno::ACCESS => Rejected::NotReadable,
@@ -287,8 +302,7 @@ impl Control {
 /// The seals of control memory.
 const CONTROL_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// The seals that payload memory must have. `SEAL` is not among them: no seal that could be added
-/// takes anything from its reader.
+/// The seals of payload memory, besides `SEAL`, which that on which its maker has a hold does not have.
 const PAYLOAD_SEALS: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE);
 
@@ -305,7 +319,7 @@ mod tests {
             if touched {
                 mapping.touch(&fd).unwrap();
             }
-            fd.seal(PAYLOAD_SEALS).unwrap();
+            fd.seal(PAYLOAD_SEALS | SealFlags::SEAL).unwrap();
             // A receiver refuses memory with holes, so this tells whether there are any.
             let accepted = PayloadReader::accept(fd, len);
             assert_eq!(accepted.is_ok(), touched, "{accepted:?}");

@@ -11,7 +11,8 @@ use super::*;
 use crate::shm::{Rejected, Told, copy_from_shared};
 use crate::testing::{Child, await_open_count, open_count, readable_soon, untracked};
 
-const PAYLOAD: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE);
+const PAYLOAD: SealFlags =
+    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
 
 /// A memfd of `pages`, every byte written, not sealed.
 fn memfd(pages: usize) -> OwnedFd {
@@ -70,7 +71,7 @@ fn odd_lengths_and_none() {
 
 #[test]
 fn each_missing_seal_is_noticed() {
-    for missing in [SealFlags::SHRINK, SealFlags::GROW, SealFlags::FUTURE_WRITE] {
+    for missing in [SealFlags::SHRINK, SealFlags::GROW, SealFlags::FUTURE_WRITE, SealFlags::SEAL] {
         let fd = memfd(1);
         fcntl_add_seals(&fd, PAYLOAD - missing).unwrap();
         match accept(fd, page_size()) {
@@ -81,8 +82,15 @@ fn each_missing_seal_is_noticed() {
             other => panic!("{other:?}"),
         }
     }
+    // Its maker may have a hold on it: all but SEAL are asked for.
+    for missing in [SealFlags::SHRINK, SealFlags::GROW, SealFlags::FUTURE_WRITE, SealFlags::SEAL] {
+        let fd = memfd(1);
+        fcntl_add_seals(&fd, PAYLOAD - missing).unwrap();
+        let accepted = PayloadReader::accept_held(fd.into(), page_size());
+        assert_eq!(accepted.is_ok(), missing == SealFlags::SEAL, "{missing:?}: {accepted:?}");
+    }
     let more = memfd(1);
-    fcntl_add_seals(&more, PAYLOAD | SealFlags::WRITE | SealFlags::SEAL).unwrap();
+    fcntl_add_seals(&more, PAYLOAD | SealFlags::WRITE).unwrap();
     assert!(accept(more, page_size()).is_ok(), "more seals than needed are no fault");
 }
 
@@ -164,7 +172,7 @@ fn control_memory_is_written_by_both_and_survives_a_punch() {
     assert_eq!(ftruncate(&peer, 0), Err(Errno::PERM));
     assert!(matches!(Control::accept(memfd(1).into(), len), Err(Rejected::MissingSeals { .. })));
     let payload = memfd(1);
-    fcntl_add_seals(&payload, PAYLOAD | SealFlags::SEAL).unwrap();
+    fcntl_add_seals(&payload, PAYLOAD).unwrap();
     assert!(matches!(Control::accept(payload.into(), len), Err(Rejected::NotWritable)));
 }
 

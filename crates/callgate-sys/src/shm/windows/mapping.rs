@@ -120,6 +120,15 @@ impl PayloadReader {
         Mapping::new(section, len, FILE_MAP_READ).map(PayloadReader).map_err(failed)
     }
 
+    /// Does what [`PayloadReader::accept`] does. There are no holds on this system.
+    ///
+    /// # Errors
+    ///
+    /// As [`PayloadReader::accept`].
+    pub fn accept_held(fd: MemFd, len: usize) -> Result<PayloadReader, Rejected> {
+        PayloadReader::accept(fd, len)
+    }
+
     /// Gives the address of the first byte; readable for [`PayloadReader::len`] bytes while this value lives.
     ///
     /// Aligned to a page. The peer may write there at any moment: no reference may be made to it.

@@ -10,7 +10,7 @@ use callgate_proto::wire::Message;
 use super::link::{Link, REGION, REPLY_MAX};
 use super::{Lie, VIOLATION};
 use crate::hostile::{requeue, send, state};
-use crate::memory::{impostors, memfd, payload_seals, punch};
+use crate::memory::{held_seals, impostors, memfd, payload_seals, punch};
 
 const FAR: u64 = 1 << 22;
 const FAILURE: u64 = 1 << 23;
@@ -156,7 +156,7 @@ pub const LIES: &[Lie<Tell>] = &[
         say(l, &region(0, size), 1);
     }),
     Lie("memory that is none", &["region.memory"], VIOLATION, |l, _| {
-        let all = impostors(REGION, payload_seals());
+        let all = impostors(REGION, held_seals());
         let (_, fd) = &all[l.rng.below(all.len())];
         let _ = send(l.socket, &region(0, REGION), &[fd.as_fd()]);
         l.wait_gone();

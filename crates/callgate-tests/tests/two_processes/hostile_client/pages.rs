@@ -25,7 +25,8 @@ fn spliced(fd: MemFd, into: &OwnedFd) {
 
 fn vmspliced(fd: MemFd, into: &OwnedFd) {
     let size = rustix::fs::fstat(&fd).expect("memory").st_size;
-    let map = PayloadReader::accept(fd, usize::try_from(size).expect("a size")).expect("mapped");
+    let map =
+        PayloadReader::accept_held(fd, usize::try_from(size).expect("a size")).expect("mapped");
     // SAFETY: the bytes lie inside the mapping, which outlives the call; no reference to them is kept.
     let taken = unsafe {
         let bytes = std::slice::from_raw_parts(map.as_ptr(), TAKEN);

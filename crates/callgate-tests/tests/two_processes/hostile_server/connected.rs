@@ -85,7 +85,7 @@ fn nonsense_over_the_socket() {
         ] {
             stage.violation_in(&format!("message {message} {fds}"));
         }
-        for at in 0..impostors(REGION, payload_seals()).len() {
+        for at in 0..impostors(REGION, held_seals()).len() {
             let field = stage.violation_in(&format!("impostor {at}"));
             assert_eq!(field, "region.memory");
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use callgate::{CallError, CallOptions, Client, ClientOptions, Reply, Side, Started};
 use callgate_proto::wire::{Answer, Message, Reason, Status, Versions, Welcome};
-use callgate_tests::memory::{impostors, payload_seals};
+use callgate_tests::memory::{held_seals, impostors};
 use callgate_tests::roles::hostile_server::{CROWD, REGION, REPLY_MAX};
 use callgate_tests::roles::kind;
 use callgate_tests::{BOUND, Peer, Place, Rng, until, within};

@@ -113,7 +113,7 @@ fn pages_are_told_however_they_are_held() {
 fn this_process_keeps_it_too() {
     let (writer, fd, hold) = PayloadWriter::create_held(LEN).unwrap();
     let hold = hold.expect("this kernel grants leases");
-    assert!(PayloadReader::accept(fd, LEN).is_ok());
+    assert!(PayloadReader::accept_held(fd, LEN).is_ok());
     assert_eq!(hold.ask(), Left::Pages, "it is mapped for writing");
     drop(writer);
     assert_eq!(hold.ask(), Left::Nothing);
