@@ -47,8 +47,8 @@ impl ConnectArgs {
     pub fn connect_once(&self, limit: Option<Duration>) -> Result<Client, Failure> {
         let mut options = self.options();
         options.timeout = limit;
-        // What every server allows, however few that is.
-        options.in_flight = 1;
+        // One is what it needs.
+        options.in_flight = Some(1);
         Ok(Client::connect_with(&self.name, options)?)
     }
 

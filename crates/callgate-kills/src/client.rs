@@ -360,7 +360,7 @@ impl Caller {
             half_open.iter().flatten().for_each(until_closed);
         }
         let mut options = callgate::ClientOptions::default();
-        options.in_flight = 4;
+        options.in_flight = Some(4);
         options.timeout = Some(BOUND / 2);
         if let Ok(few) = Client::lazy(path, options) {
             self.call(&few, method::RUN, 30, 20);

@@ -232,7 +232,7 @@ impl<'a> Stage<'a> {
 /// A client with all its calls in flight, that goes on when it is told to; a child's body.
 pub fn be_full(caller: &Caller, mut driver: Driver) -> i32 {
     let client = &caller.clients[0];
-    let sent: Vec<_> = (0..caller.scenario.client_options()[0].in_flight)
+    let sent: Vec<_> = (0..caller.scenario.client_options()[0].in_flight.expect("it is set"))
         .map(|_| caller.submit(client, method::LATER, 3_000, 3_000))
         .collect();
     driver.say("full");

@@ -27,7 +27,7 @@ pub fn call_for_ever(arena: &'static Arena, path: &Path, scenario: Scenario) -> 
     let mut options = ClientOptions::default();
     options.wait = WaitPolicy::LowestCpu;
     options.timeout = Some(BOUND);
-    options.in_flight = 4;
+    options.in_flight = Some(4);
     let path = path.to_str().expect("utf-8");
     let client = Client::lazy(path, options).expect("a valid path");
     for id in IDS.. {

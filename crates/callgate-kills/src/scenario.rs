@@ -126,14 +126,14 @@ impl Scenario {
         match self {
             Empty | Detour => vec![plain],
             Half => {
-                plain.in_flight = 8;
+                plain.in_flight = Some(8);
                 vec![plain]
             }
             Full => {
-                usual.in_flight = 4;
+                usual.in_flight = Some(4);
                 usual.when_full = WhenFull::Wait;
                 let mut failing = usual.clone();
-                failing.in_flight = 2;
+                failing.in_flight = Some(2);
                 failing.when_full = WhenFull::Fail;
                 vec![usual, failing]
             }

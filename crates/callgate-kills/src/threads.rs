@@ -22,6 +22,8 @@ use crate::trial::until;
 
 /// Threads that end beside each other.
 const AT_ONCE: u64 = 8;
+/// Calls in flight at a time.
+const IN_FLIGHT: u32 = 2 * AT_ONCE as u32;
 /// Ways to end.
 const WAYS: u64 = 8;
 /// Threads of one client process; between two such processes the server must be as before.
@@ -56,7 +58,7 @@ fn be_threads(arena: &'static Arena, folder: &Path, ids: u64, mut driver: Driver
     let mut caller = Caller::new(arena, Scenario::Half, folder, false, 0);
     let mut options = ClientOptions::default();
     options.timeout = Some(BOUND);
-    options.in_flight = 2 * AT_ONCE as u32;
+    options.in_flight = Some(IN_FLIGHT);
     options.when_full = WhenFull::Wait;
     let path = folder.join("s");
     let client = Client::lazy(path.to_str().expect("utf-8"), options.clone()).expect("a path");
@@ -75,7 +77,7 @@ fn be_threads(arena: &'static Arena, folder: &Path, ids: u64, mut driver: Driver
         });
         // As many calls as may be in flight are again: no cell was lost.
         if wave % 16 == 0 {
-            fill(&caller, options.in_flight);
+            fill(&caller);
             let looks = || (Usage::of(std::process::id()), live_bytes());
             let (usage, live) = *base.get_or_insert_with(looks);
             let back = until("the client is as before its threads ended", || {
@@ -93,8 +95,8 @@ fn be_threads(arena: &'static Arena, folder: &Path, ids: u64, mut driver: Driver
 }
 
 /// As many calls as may be in flight, answered.
-fn fill(caller: &Caller, in_flight: u32) {
-    let sent: Vec<_> = (0..in_flight)
+fn fill(caller: &Caller) {
+    let sent: Vec<_> = (0..IN_FLIGHT)
         .map(|_| caller.submit(&caller.clients[0], method::LATER, 300, 300))
         .collect();
     if sent.iter().any(Option::is_none) {

@@ -35,7 +35,7 @@ fn moved(waited: Duration) {
     let call = client.run("main", || {
         let mut options = ClientOptions::default();
         // Two cells: all of them are woken each millisecond, for as long as somebody may sleep there.
-        options.in_flight = 1;
+        options.in_flight = Some(1);
         let client = Client::connect_with(NAME, options).expect("it serves");
         (client.call(b"x").map(drop), clock::now_ns())
     });

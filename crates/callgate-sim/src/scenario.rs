@@ -148,7 +148,8 @@ impl Scenario {
         let slot: Slot<Client> = Slot::default();
         let mut options = ClientOptions::default();
         options.wait = policy(rng);
-        options.in_flight = rng.pick(&[1, 2, 3, 8, 64]);
+        let in_flight = rng.pick(&[1, 2, 3, 8, 64]);
+        options.in_flight = Some(in_flight);
         options.when_full = rng.pick(&[WhenFull::Fail, WhenFull::Wait]);
         options.retry = rng.pick(&[Retry::Never, Retry::NotStarted, Retry::Idempotent]);
         options.bytes = rng.pick(&[1 << 20, 4 << 20, 1 << 30]);
@@ -156,7 +157,7 @@ impl Scenario {
         // A thread that holds all calls or all memory itself would wait for itself.
         let quota = options.bytes.min(self.options.limits.bytes_per_client);
         let little = quota < 1 << 30 || self.chaos == Chaos::Tight;
-        if options.in_flight < 64 || little {
+        if in_flight < 64 || little {
             options.when_full = WhenFull::Fail;
         }
         let callers: Vec<_> =
@@ -266,7 +267,8 @@ impl Scenario {
                 std::mem::forget(take(&client.slot));
                 continue;
             }
-            let (slot, in_flight) = (client.slot.clone(), client.options.in_flight);
+            let slot = client.slot.clone();
+            let in_flight = client.options.in_flight.expect("each sets it");
             let first_id = 1 << 60 | (number as u64) << 48;
             let largest = self.largest.min(200_000);
             let proof = client.process.run("proof", move || {

@@ -48,7 +48,7 @@ pub struct Limits {
     pub clients_per_uid: u32,
     /// Calls that one client may have in flight, 1..=1023. Default 1,023; clients ask for fewer (64) by default.
     ///
-    /// A client that asks for more is refused, so below 64 each client has to set [`ClientOptions::in_flight`].
+    /// A client that asks for more by [`ClientOptions::in_flight`] is refused; one that leaves it unset gets as many.
     pub in_flight: u32,
     /// Bytes of payload memory of one client, counted for each direction by itself. Default 1 GiB.
     pub bytes_per_client: u64,
@@ -104,11 +104,12 @@ pub struct ClientOptions {
     pub timeout: Option<Duration>,
     /// How callers wait for replies. Default [`WaitPolicy::Balanced`].
     pub wait: WaitPolicy,
-    /// Calls in flight at a time, 1..=1023, over all threads. Default 64.
+    /// Calls in flight at a time, 1..=1023, over all threads. Default `None`: 64, or as many as the server allows
+    /// ([`Limits::in_flight`]) where those are fewer.
     ///
-    /// A server that allows fewer ([`Limits::in_flight`]) refuses the client
+    /// A server that allows fewer than a number given here refuses the client
     /// ([`CallError::Refused`](crate::CallError::Refused)) rather than grant less than was asked for.
-    pub in_flight: u32,
+    pub in_flight: Option<u32>,
     /// What a call does when that many are in flight. Default [`WhenFull::Fail`].
     pub when_full: WhenFull,
     /// Which calls the library repeats by itself. Default [`Retry::NotStarted`].
@@ -126,7 +127,7 @@ impl Default for ClientOptions {
             handshake: Duration::from_secs(5),
             timeout: None,
             wait: WaitPolicy::default(),
-            in_flight: 64,
+            in_flight: None,
             when_full: WhenFull::default(),
             retry: Retry::default(),
             server: ServerIdentity::default(),

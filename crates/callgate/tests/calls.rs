@@ -152,11 +152,33 @@ fn sixty_four_calls_can_be_in_flight_and_no_more() {
 }
 
 #[test]
+fn a_client_that_does_not_mind_gets_what_the_server_allows() {
+    let place = Place::new();
+    let mut options = ServerOptions::default();
+    options.limits.in_flight = 10;
+    let (sender, receiver) = std::sync::mpsc::channel::<Deferred>();
+    let sender = std::sync::Mutex::new(sender);
+    let handler = move |call: Call<'_>| drop(sender.lock().expect("lock").send(call.defer()));
+    let _server = Server::serve_with(place.name(), options, handler).expect("serve");
+    let client = Client::connect(place.name()).expect("connect");
+    let options = CallOptions::new();
+    let pending: Vec<_> = (0..10).map(|_| client.submit(options, b"x").expect("fits")).collect();
+    let full = client.submit(options, b"x").expect_err("the 11th");
+    assert!(matches!(full, CallError::TooManyInFlight { limit: 10 }), "{full:?}");
+    for call in receiver.iter().take(10) {
+        call.reply(b"y").expect("the caller waits");
+    }
+    for pending in pending {
+        assert_eq!(pending.wait().expect("a reply").to_vec(), b"y");
+    }
+}
+
+#[test]
 fn back_pressure_waits_when_asked_to() {
     let place = Place::new();
     let _server = Server::serve(place.name(), echo).expect("serve");
     let mut options = ClientOptions::default();
-    options.in_flight = 2;
+    options.in_flight = Some(2);
     options.when_full = WhenFull::Wait;
     let client = Client::connect_with(place.name(), options).expect("connect");
     std::thread::scope(|scope| {
@@ -389,12 +411,15 @@ fn limits_are_refused_with_their_numbers() {
         Err(CallError::Refused { reason, .. }) => reason,
         other => panic!("{other:?}"),
     };
-    let reason = refusal(Client::connect(place.name()));
+    let asking = |in_flight| {
+        let mut options = ClientOptions::default();
+        options.in_flight = in_flight;
+        Client::connect_with(place.name(), options)
+    };
+    let reason = refusal(asking(Some(11)));
     assert!(reason.contains("10 calls in flight"), "{reason}");
-    assert!(reason.contains("asks for 64; lower ClientOptions::in_flight"), "{reason}");
-    let mut small = ClientOptions::default();
-    small.in_flight = 10;
-    let connect = || Client::connect_with(place.name(), small.clone());
+    assert!(reason.contains("asks for 11; lower ClientOptions::in_flight"), "{reason}");
+    let connect = || asking(Some(10));
     let (_one, two) = (connect().expect("first"), connect().expect("second"));
     assert!(refusal(connect()).contains("2 clients"));
     drop(two);

@@ -37,7 +37,7 @@ fn too_many_in_flight() {
         let place = Place::new();
         let mut server = place.server(PEER, &[]);
         let mut options = strict();
-        options.in_flight = 3;
+        options.in_flight = Some(3);
         let failing = Client::connect_with(place.name(), options.clone()).expect("connect");
         options.when_full = WhenFull::Wait;
         let waiting = Client::connect_with(place.name(), options).expect("connect");
@@ -108,9 +108,11 @@ fn refused_with_the_reason() {
             }
             other => panic!("{other:?}"),
         };
-        assert!(reason(Client::connect(place.name())).contains("8 calls in flight"));
         let mut options = strict();
-        options.in_flight = 8;
+        options.in_flight = Some(9);
+        let greedy = Client::connect_with(place.name(), options.clone());
+        assert!(reason(greedy).contains("8 calls in flight"));
+        options.in_flight = Some(8);
         let connect = || Client::connect_with(place.name(), options.clone());
         let (one, two) = (connect().expect("first"), connect().expect("second"));
         assert!(reason(connect()).contains("2 clients"));

@@ -23,6 +23,29 @@ use crate::region::{ControlView, control_size};
 /// How long a client looks for the answer before it sleeps, in nanoseconds: some times what a server needs that is awake.
 const LOOK_NS: u64 = 60_000;
 
+/// Calls in flight that a client asks for which does not mind how many.
+const IN_FLIGHT: u32 = 64;
+
+/// Why there is no connection.
+enum Failed {
+    /// The server allows only so many calls in flight; the error says it.
+    Allows(u64, CallError),
+    Otherwise(CallError),
+}
+
+impl From<CallError> for Failed {
+    fn from(error: CallError) -> Self {
+        Self::Otherwise(error)
+    }
+}
+
+impl From<Failed> for CallError {
+    fn from(failed: Failed) -> Self {
+        let (Failed::Allows(_, error) | Failed::Otherwise(error)) = failed;
+        error
+    }
+}
+
 /// Connects once. Blocks until the server has answered, `deadline_ns` has passed, or the server is gone.
 pub(super) fn connect(owner: &Arc<Inner>, deadline_ns: Option<u64>) -> Result<Shared, CallError> {
     let options = &owner.options;
@@ -32,12 +55,27 @@ pub(super) fn connect(owner: &Arc<Inner>, deadline_ns: Option<u64>) -> Result<Sh
     }
     let handshake_ns = clock::deadline_ns(options.handshake);
     let deadline_ns = Some(deadline_ns.map_or(handshake_ns, |deadline| deadline.min(handshake_ns)));
-    let cells = options.in_flight.saturating_add(1);
+    let in_flight = options.in_flight.unwrap_or(IN_FLIGHT);
+    let cells = in_flight.saturating_add(1);
     if !(CELLS_MIN..=CELLS_MAX).contains(&cells) {
-        let given = options.in_flight.into();
+        let given = in_flight.into();
         return Err(CallError::Option { option: "in_flight", given, allowed: "1 to 1023" });
     }
-    let path = owner.endpoint.socket_path()?;
+    match ask_for(owner, cells, deadline_ns) {
+        // Asked again once: whoever allows fewer again is taken at that word.
+        Err(Failed::Allows(fewer, _))
+            if options.in_flight.is_none() && (1..in_flight.into()).contains(&fewer) =>
+        {
+            Ok(ask_for(owner, fewer as u32 + 1, deadline_ns)?)
+        }
+        asked => Ok(asked?),
+    }
+}
+
+/// Asks for a connection with so many cells.
+fn ask_for(owner: &Arc<Inner>, cells: u32, deadline_ns: Option<u64>) -> Result<Shared, Failed> {
+    let options = &owner.options;
+    let path = owner.endpoint.socket_path().map_err(CallError::from)?;
     let os = |what: &str| {
         let what = what.to_owned();
         move |source| CallError::Os { what, source }
@@ -57,7 +95,7 @@ pub(super) fn connect(owner: &Arc<Inner>, deadline_ns: Option<u64>) -> Result<Sh
     let ban = watched.as_ref().ok().copied().filter(|_| looks);
     let welcome = match hear_answer(&socket, &path, ask, ban, began_ns, deadline_ns)? {
         Answer::Welcome(welcome) => welcome,
-        answer => return Err(unexpected(answer)),
+        answer => return Err(unexpected(answer).into()),
     };
     let server_process = server_process.map_err(|source| match PidFd::says_dead(&source) {
         // After it was reached.
@@ -167,7 +205,7 @@ fn hear_answer(
     ban: Option<&YieldBan>,
     began_ns: u64,
     deadline_ns: Option<u64>,
-) -> Result<Answer, CallError> {
+) -> Result<Answer, Failed> {
     let mut buffer = [0; MESSAGE_MAX];
     let mut until_ns = began_ns.saturating_add(LOOK_NS);
     loop {
@@ -188,26 +226,28 @@ fn hear_answer(
                 }
                 continue;
             }
-            Err(RecvError::Closed) => return Err(not_running(path)),
+            Err(RecvError::Closed) => return Err(not_running(path).into()),
             Err(RecvError::Os(source)) => {
-                return Err(CallError::Os {
-                    what: "cannot receive from the server".into(),
-                    source,
-                });
+                let what = "cannot receive from the server".into();
+                return Err(CallError::Os { what, source }.into());
             }
         };
         let violated = |violation| CallError::ProtocolViolation { guilty: Side::Server, violation };
         if received.fd.is_some() || received.extra_fds > 0 {
-            return Err(violated(Violation::new("answer.descriptors", 1, 0)));
+            return Err(violated(Violation::new("answer.descriptors", 1, 0)).into());
         }
         let (answer, versions) = Answer::decode(&buffer[..received.len]).map_err(violated)?;
         // An answer of a version that we do not speak may be longer than ours.
         if received.truncated && versions.common(Versions::OURS).is_some() {
             let size = MESSAGE_MAX as u64;
-            return Err(violated(Violation::new("answer.size", size + 1, size)));
+            return Err(violated(Violation::new("answer.size", size + 1, size)).into());
         }
         if let Answer::Refusal { reason, limit } = answer {
-            return Err(refused(ask, reason, limit, versions, path.into()));
+            let error = refused(ask, reason, limit, versions, path.into());
+            return Err(match reason {
+                Some(Reason::InFlight) => Failed::Allows(limit, error),
+                _ => Failed::Otherwise(error),
+            });
         }
         return Ok(answer);
     }

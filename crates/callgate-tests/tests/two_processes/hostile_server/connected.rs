@@ -274,5 +274,5 @@ fn nothing_is_left_in_the_client() {
 #[test]
 fn the_defaults_are_bounded() {
     let options = ClientOptions::default();
-    assert_eq!((options.in_flight, options.bytes), (64, 1 << 30));
+    assert_eq!((options.in_flight, options.bytes), (None, 1 << 30));
 }

@@ -239,6 +239,17 @@ fn its_refusals_are_told_in_words() {
                 other => panic!("{reason:?}: {other:?}"),
             }
         }
+        // A client that does not mind how many asks for fewer, once.
+        for limit in [0, 1, 63, 64] {
+            let reason = Some(Reason::InFlight);
+            let answer = Answer::Refusal { reason, limit }.encode(Versions::OURS);
+            let words = match stage.connect_in(&format!("answer {} 0", hex(answer.as_bytes()))) {
+                Err(CallError::Refused { reason: words, .. }) => words,
+                other => panic!("{limit}: {other:?}"),
+            };
+            let asked = if (1..64).contains(&limit) { limit } else { 64 };
+            assert!(words.contains(&format!("asks for {asked};")), "{limit}: {words}");
+        }
         let mut unknown = Answer::Refusal { reason: None, limit: 0 }.encode(Versions::OURS);
         let _ = &mut unknown;
         let mut bytes = unknown.as_bytes().to_vec();

@@ -53,7 +53,9 @@ impl Connection {
                 return Err(self.not_started());
             }
             if self.options.when_full == WhenFull::Fail {
-                return Err(CallError::TooManyInFlight { limit: self.options.in_flight });
+                // Of all cells one is always free.
+                let limit = self.control.cells().len() as u32 - 1;
+                return Err(CallError::TooManyInFlight { limit });
             }
             if deadline_ns.is_some_and(|deadline| clock::now_ns() >= deadline) {
                 return Err(CallError::DeadlineExceeded {
