@@ -150,7 +150,8 @@ pub enum CallError {
         /// The message that came with it.
         message: String,
     },
-    /// The deadline passed. A request that was sent may still run; its late reply is discarded.
+    /// The deadline passed. A request that was sent may still run; its late reply is discarded. One whose deadline has passed
+    /// already, as with a time limit of zero, is not sent.
     #[error("no reply within {waited:?}; the call {}", if *started == Started::NotStarted { "was not sent" } else { "may still run" })]
     DeadlineExceeded {
         /// How long the caller waited in this call, as far as measured.

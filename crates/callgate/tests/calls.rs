@@ -1,5 +1,7 @@
 //! Client and server in one process: what a call carries, and how it ends.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use callgate::{
@@ -171,6 +173,46 @@ fn a_client_that_does_not_mind_gets_what_the_server_allows() {
     for pending in pending {
         assert_eq!(pending.wait().expect("a reply").to_vec(), b"y");
     }
+}
+
+#[test]
+fn a_call_whose_time_is_over_is_not_sent() {
+    let place = Place::new();
+    let ran = Arc::new(AtomicU32::new(0));
+    let counts = ran.clone();
+    let _server = Server::serve(place.name(), move |call: Call<'_>| {
+        counts.fetch_add(1, Ordering::Relaxed);
+        let _ = call.reply(b"");
+    })
+    .expect("serve");
+    let over =
+        [CallOptions::new().timeout(Duration::ZERO), CallOptions::new().deadline(Instant::now())];
+    let not_sent = |ended: Result<(), CallError>| match ended {
+        Err(CallError::DeadlineExceeded { started: Started::NotStarted, waited }) => {
+            assert!(waited < Duration::from_secs(20), "{waited:?}");
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut sent = 0;
+    for lazy in [true, false] {
+        let client = Client::lazy(place.name(), ClientOptions::default()).expect("a good name");
+        if !lazy {
+            client.call(b"").expect("a reply");
+            sent += 1;
+        }
+        for (options, len) in over.iter().flat_map(|it| [(*it, 0), (*it, 3_000)]) {
+            not_sent(client.call_with(options, &pattern(len)).map(drop));
+            not_sent(client.submit(options, &pattern(len)).map(drop));
+            not_sent(client.loan(len).expect("room").call(options).map(drop));
+            not_sent(client.loan(len).expect("room").submit(options).map(drop));
+        }
+        // What was refused took no place, and none of it arrives before this one.
+        for _ in 0..100 {
+            client.call(&pattern(3_000)).expect("a reply");
+            sent += 1;
+        }
+    }
+    assert_eq!(ran.load(Ordering::Relaxed), sent);
 }
 
 #[test]

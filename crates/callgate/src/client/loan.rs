@@ -88,6 +88,7 @@ impl Loan {
             return Err(connection.not_started());
         }
         let limit = time_limit(&options, connection.options.timeout);
+        limit.check_at_start()?;
         let Some(connection) = self.connection.take() else { unreachable!("it was there above") };
         let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
         let sent = match &mut self.bytes {

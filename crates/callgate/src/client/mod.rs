@@ -89,6 +89,34 @@ pub(crate) struct Limit {
 
 impl Limit {
     const NONE: Self = Self { deadline_ns: None, began_ns: 0 };
+
+    /// Fails if a call that has not been sent need not be any more, as of `now_ns`.
+    fn check(&self, now_ns: u64) -> Result<(), CallError> {
+        match self.deadline_ns {
+            Some(deadline_ns) if deadline_ns <= now_ns => Err(CallError::DeadlineExceeded {
+                waited: Duration::from_nanos(now_ns.saturating_sub(self.began_ns)),
+                started: Started::NotStarted,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, for what took no time since the call began.
+    #[inline]
+    pub(crate) fn check_at_start(&self) -> Result<(), CallError> {
+        if self.deadline_ns.is_some_and(|deadline_ns| deadline_ns <= self.began_ns) {
+            return self.check(self.began_ns);
+        }
+        Ok(())
+    }
+
+    /// The same, after what may have taken long.
+    fn check_now(&self) -> Result<(), CallError> {
+        if self.deadline_ns.is_none() {
+            return Ok(());
+        }
+        self.check(clock::now_ns())
+    }
 }
 
 impl Client {
@@ -182,7 +210,7 @@ impl Client {
                 break;
             }
             may_have_run |= started == Started::MayHaveRun;
-            match self.exchange_once(options, request, limit) {
+            match limit.check_now().and_then(|()| self.exchange_once(options, request, limit)) {
                 Err(CallError::Disconnected { started: again }) => started = again,
                 Err(error) if may_have_run => return Err(error.of_a_repeated_call()),
                 ended => return ended,
@@ -322,6 +350,7 @@ impl Client {
         let old = current.replace(fresh.clone());
         drop(current);
         drop(old);
+        limit.check_now()?;
         Ok(fresh)
     }
 }

@@ -179,6 +179,7 @@ fn send_alone(
     if request.len() > INLINE_MAX
         && check_caller(connection).is_ok()
         && check_length(connection, request.len()).is_ok()
+        && limit.check_at_start().is_ok()
     {
         let sending =
             Sending { method: options.method, deadline_ns: limit.deadline_ns, alone: true };
@@ -199,6 +200,7 @@ pub(super) fn send(
 ) -> Result<Sent, CallError> {
     check_caller(connection)?;
     check_length(connection, request.len())?;
+    limit.check_at_start()?;
     let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
     if request.len() <= INLINE_MAX {
         connection.send(sending, Content::Short(request), None)
