@@ -78,6 +78,9 @@ impl Default for Limits {
 }
 
 /// Who may connect to a server.
+///
+/// A name ([`Endpoint::named`](crate::Endpoint::named)) lies in a directory of the user's own, where no other user can reach
+/// it, whatever is said here: a server for others needs a path ([`Endpoint::at`](crate::Endpoint::at)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Access {
     /// The server's own user, and root (on Windows the system's account).
