@@ -23,6 +23,16 @@ pub mod action {
     pub const FORK_AND_LIVE: u32 = 2;
 }
 
+/// What becomes of a victim: decided once, since one of its threads may be struck while another ends the process.
+pub mod fate {
+    /// It runs.
+    pub const OPEN: u32 = 0;
+    /// It was struck, and is killed.
+    pub const KILLED: u32 = 1;
+    /// It has come to its end; nothing strikes it any more.
+    pub const ENDED: u32 = 2;
+}
+
 /// The plan for one victim. Written by the driver before the victim begins, and by the victim when it fires.
 pub struct Plan {
     /// The place (see [`crate::points`]), or `u32::MAX` for none.
@@ -35,6 +45,8 @@ pub struct Plan {
     pub armed: AtomicU32,
     /// When it fired, in nanoseconds of the machine's monotonic clock; 0 for not yet.
     pub fired_ns: AtomicU64,
+    /// See [`fate`].
+    pub fate: AtomicU32,
     /// The child that it forked; 0 for none.
     pub child: AtomicU32,
     /// What the child has done: 0 nothing yet, 1 all was refused as it should, 2 something was not.
@@ -109,7 +121,7 @@ impl Arena {
         for passed in &plan.passed {
             passed.store(0, Relaxed);
         }
-        for word in [&plan.armed, &plan.child, &plan.child_said] {
+        for word in [&plan.armed, &plan.fate, &plan.child, &plan.child_said] {
             word.store(0, Relaxed);
         }
         for word in [&plan.scribbling, &plan.scribble_asked, &plan.scribble_done] {

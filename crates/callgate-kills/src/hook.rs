@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use callgate_sys::clock;
 
-use crate::arena::{Arena, action};
+use crate::arena::{Arena, action, fate};
 use crate::forker;
 use crate::points::place;
 
@@ -62,11 +62,29 @@ fn fire(arena: &Arena) {
     }
 }
 
-/// Kills this process.
+/// Kills this process, unless it has come to its end.
 pub fn die(arena: &Arena) {
+    if !decide(arena, fate::KILLED) {
+        return;
+    }
     arena.plan.fired_ns.store(clock::now_ns(), Relaxed);
     // SAFETY: kill has no memory preconditions; it ends this process.
     unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+}
+
+/// To be called where a victim has nothing more to do: returns if nothing has struck it, and nothing does from now on.
+pub fn end(arena: &Arena) {
+    if arena.plan.action.load(Relaxed) == action::FORK_AND_LIVE || decide(arena, fate::ENDED) {
+        return;
+    }
+    loop {
+        // SAFETY: pause has no preconditions. The thread that was struck kills this process.
+        unsafe { libc::pause() };
+    }
+}
+
+fn decide(arena: &Arena, fate: u32) -> bool {
+    arena.plan.fate.compare_exchange(fate::OPEN, fate, Relaxed, Relaxed).is_ok()
 }
 
 /// Lets the scribbler change the word that this thread has just loaded, before it goes on.

@@ -12,7 +12,7 @@ use crate::arena::{Arena, action};
 use crate::client::Caller;
 use crate::kin::{BOUND, Came, Driver, Exit, Kin, first_of};
 use crate::scenario::Scenario;
-use crate::{alloc, filter, forker, hook, others, points, server};
+use crate::{alloc, filter, forker, hook, others, server};
 
 /// Bytes that a survivor may hold more than at rest before, for tables that grow.
 const BYTES_MORE: i64 = 64 << 10;
@@ -48,14 +48,6 @@ pub struct Stage {
     next_id: u64,
     /// What the survivor's memory has grown by since the beginning.
     pub grown: i64,
-}
-
-/// Whether a place is passed by the thread that closes, which does so while the others end.
-fn is_passed_aside(place: usize) -> bool {
-    let name = points::name(place);
-    ["sys.process.close_outside", "sys.process.no_linger"]
-        .iter()
-        .any(|aside| name.starts_with(aside))
 }
 
 impl Stage {
@@ -162,6 +154,7 @@ impl Stage {
             forker::handles(&caller.clients);
             caller.run();
             drop(caller);
+            hook::end(arena);
             0
         });
         let exit = victim.wait()?;
@@ -176,8 +169,6 @@ impl Stage {
         match exit {
             Exit::Signal(libc::SIGKILL) if struck && !lives => Ok(()),
             Exit::Code(0) if !struck || lives => Ok(()),
-            // Struck on a thread for which the end of its process does not wait.
-            Exit::Code(0) if is_passed_aside(plan.place.load(Relaxed) as usize) => Ok(()),
             other => Err(format!("the victim ended with {other:?}, struck: {struck}")),
         }
     }
@@ -270,7 +261,11 @@ impl Stage {
             } else if scenario == Scenario::Broken {
                 alike = Scenario::Empty;
             }
-            server::run(arena, alike, folder, driver)
+            let code = server::run(arena, alike, folder, driver);
+            if is_victim {
+                hook::end(arena);
+            }
+            code
         })
     }
 
