@@ -133,7 +133,6 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let handler = move |call: Call<'_>| enqueue(&queue, call);
     let server = Server::serve_with(&args.name, options, handler)?;
     let server = Arc::new(server);
-    announce(args, jobs)?;
     let (stopping, abort) = (server.clone(), aborted.clone());
     let mut drain = None;
     signal::on_termination(move |_| {
@@ -148,6 +147,8 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         true
     })
     .doing("signals")?;
+    // Whoever reads that may send a signal at once.
+    announce(args, jobs)?;
     server.wait();
     // Whoever still runs has no caller any more.
     aborted.store(true, Ordering::Relaxed);
