@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Plain;
-use crate::answer::Care;
+use crate::answer::{Care, Looks};
 use crate::error::{ObjectError, ServeError};
 use crate::gate::lock;
 use crate::names::{Names, Object, key};
@@ -293,13 +293,13 @@ fn serve<T: Plain + ?Sized>(
         watch_memory: options.watch_memory,
     };
     let counters = &shared.counters;
-    // A request whose Exec was taken already.
-    let mut taken = false;
+    // A request whose Exec was taken already, and since when it may have been set.
+    let mut taken = None;
     loop {
         // To stop comes first, also where requests never cease.
-        let limit = if taken { Duration::ZERO } else { options.idle_interval };
+        let limit = if taken.is_some() { Duration::ZERO } else { options.idle_interval };
         let stop = Any::Event(&shared.stop);
-        let woken = if taken {
+        let woken = if taken.is_some() {
             wait(&[stop], limit).map_err(|fault| station.fault(fault))?
         } else {
             wait(&[stop, Any::Event(station.exec())], limit)
@@ -307,34 +307,42 @@ fn serve<T: Plain + ?Sized>(
         };
         match woken {
             Woken::Object(0) => return Ok(()),
-            Woken::TimedOut if !taken => {
+            Woken::TimedOut if taken.is_none() => {
                 count(&counters.idle);
                 if catch_unwind(AssertUnwindSafe(|| handler.idle())).is_err() {
                     count(&counters.panics);
                 }
                 continue;
             }
-            _ => taken = false,
+            _ => {}
         }
+        let took_it = Instant::now();
+        let began = taken.take().unwrap_or(took_it);
         if !station.wanted(care)? {
             count(&counters.skipped);
             continue;
         }
-        let began = Instant::now();
         let data = station.take();
-        match catch_unwind(AssertUnwindSafe(|| handler.handle(data))) {
-            Ok(Answer::Ready) => {}
+        let again = match catch_unwind(AssertUnwindSafe(|| handler.handle(data))) {
+            Ok(Answer::Ready) => {
+                let (published, again) = station.answer(care, began.elapsed())?;
+                count(if published { &counters.answered } else { &counters.dropped });
+                again
+            }
             Ok(Answer::None) => {
                 count(&counters.unanswered);
-                continue;
+                false
             }
             Err(_) => {
                 count(&counters.panics);
-                continue;
+                false
             }
+        };
+        // Who asked has given up by then, and another may have set Exec since, and given up as well.
+        let given_up = care.patience.and_then(|patience| began.checked_add(patience));
+        let given_up = given_up.filter(|given_up| *given_up <= Instant::now());
+        if again || (given_up.is_some() && station.exec_again()?) {
+            taken = Some(given_up.map_or_else(Instant::now, |given_up| given_up.max(took_it)));
         }
-        let (published, again) = station.answer(care, began.elapsed())?;
-        count(if published { &counters.answered } else { &counters.dropped });
-        taken = again;
     }
 }

@@ -169,3 +169,38 @@ fn answers_that_nobody_waits_for() {
     free.release().unwrap();
     assert_eq!(server.status().answered, 0);
 }
+
+/// A request that came while the server was at another for too long may be as old: its client has given up as well.
+#[test]
+fn an_answer_to_a_request_that_waited_behind_a_late_one_is_nobodys() {
+    for watch_memory in [true, false] {
+        let names = names(&format!("behind-{watch_memory}"));
+        let (handler, told, go) = held();
+        let patience = Duration::from_millis(20);
+        let mut options = ServerOptions { patience: Some(patience), ..ServerOptions::default() };
+        options.watch_memory = watch_memory;
+        let server = Server::serve_with(&names, options, handler).unwrap();
+        // Clients of another kind, which leave it at that.
+        let memory = Section::open(names.of(Object::Memory)).unwrap();
+        let exec = Event::open(names.of(Object::Exec)).unwrap();
+        let done = Event::open(names.of(Object::Done)).unwrap();
+        for number in 1..3 {
+            memory.write(ask(number).as_bytes());
+            exec.set().unwrap();
+            if number == 1 {
+                assert_eq!(told.recv(), Ok(1));
+            }
+            // So long they wait, each: only time ends it.
+            thread::sleep(patience);
+        }
+        drop(go);
+        assert_eq!(told.recv(), Ok(2));
+        until(|| server.status().dropped + server.status().answered == 2);
+        assert!(!is_set(&done), "{watch_memory}");
+        assert_eq!(server.status().dropped, 2, "{watch_memory}");
+        // Nothing of it clings to what comes after.
+        let settle = Duration::from_millis(20);
+        let client = Client::with(&names, ClientOptions { settle, ..impatient() });
+        until(|| client.call(&ask(3)).is_ok_and(|data| data == answer(3)));
+    }
+}
