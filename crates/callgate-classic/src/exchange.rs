@@ -194,7 +194,11 @@ fn ask<T: Table>(
                         memory.withdrawn += 1;
                         continue 'send;
                     }
-                    continue;
+                    // However often Done is set, and by whomever.
+                    if !left(table, until).is_zero() {
+                        continue;
+                    }
+                    false
                 }
                 Awaited::TimedOut => false,
                 Awaited::Ended => true,

@@ -452,6 +452,54 @@ fn another_clients_look_is_not_taken_for_a_server() {
     }
 }
 
+/// Somebody sets Done faster than it is looked at, and no answer is this client's.
+#[test]
+fn a_done_that_is_always_set_keeps_nobody_beyond_the_limit() {
+    struct Spoilt {
+        looks: u32,
+        now: Duration,
+    }
+    impl Table for Spoilt {
+        type Error = &'static str;
+        fn take_free(&mut self, _: Duration) -> Result<Free, Self::Error> {
+            Ok(Free::Taken)
+        }
+        fn release_free(&mut self) {}
+        fn meet(&mut self) -> Result<bool, Self::Error> {
+            Ok(false)
+        }
+        fn withdraw(&mut self) -> Result<bool, Self::Error> {
+            Ok(false)
+        }
+        fn await_done(&mut self, _: Duration) -> Result<Awaited, Self::Error> {
+            self.looks += 1;
+            self.now += LIMITS.answer / 100;
+            if self.looks > 1_000 { Err("without end") } else { Ok(Awaited::Done) }
+        }
+        fn write_request(&mut self) {}
+        fn holds_request(&mut self) -> bool {
+            true
+        }
+        fn set_exec(&mut self) -> Result<(), Self::Error> {
+            Ok(())
+        }
+        fn read_answer(&mut self) -> bool {
+            false
+        }
+        fn holds_back(&self) -> bool {
+            false
+        }
+        fn now(&self) -> Duration {
+            self.now
+        }
+    }
+    let mut memory = Memory::default();
+    let end = exchange(&mut Spoilt { looks: 0, now: Duration::ZERO }, &mut memory, LIMITS);
+    let Ok(End::NoAnswer { taken: true, ended: false, foreign }) = end else { panic!("{end:?}") };
+    assert!((100..200).contains(&foreign), "{foreign}");
+    assert!(memory.owed);
+}
+
 #[test]
 fn a_panic_of_the_check_releases_free() {
     struct Panics(World);
