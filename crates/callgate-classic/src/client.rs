@@ -173,7 +173,8 @@ impl<T: Plain> Client<T> {
             answer: self.options.answer,
         };
         let sent = Instant::now();
-        let Left { mut memory, elsewhere } = self.gate.left_behind(&self.names);
+        let Left { memory, elsewhere } = self.gate.left_behind(&self.names);
+        let mut leaving = Leaving { gate: &self.gate, names: &self.names, memory, settled: true };
         let mut table = Turn {
             client: self,
             place: &mut place,
@@ -183,12 +184,14 @@ impl<T: Plain> Client<T> {
             elsewhere,
             began: sent,
         };
-        let end = exchange::exchange(&mut table, &mut memory, limits);
-        match end {
-            // Nothing was settled, or `open` has seen that nothing can be left.
-            Ok(End::Busy) | Err(CallError::NotRunning { object: Object::Memory, .. }) => {}
-            _ => self.gate.leave_behind(&self.names, memory),
-        }
+        let end = exchange::exchange(&mut table, &mut leaving.memory, limits);
+        // Else nothing was settled, or `open` has seen that nothing can be left.
+        leaving.settled = !matches!(
+            end,
+            Ok(End::Busy) | Err(CallError::NotRunning { object: Object::Memory, .. })
+        );
+        let memory = leaving.memory;
+        drop(leaving);
         self.count(&memory, matches!(end, Ok(End::Answered)));
         let end = self.ended(&mut place, end, began);
         if !self.options.stay_attached {
@@ -294,6 +297,22 @@ impl<T: Plain> Client<T> {
 impl<T> std::fmt::Debug for Client<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+/// Notes what an exchange leaves behind, a panic of the caller's check included. For who is inside.
+struct Leaving<'a> {
+    gate: &'a Gate,
+    names: &'a Names,
+    memory: Memory,
+    settled: bool,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if self.settled {
+            self.gate.leave_behind(self.names, self.memory);
+        }
     }
 }
 

@@ -18,7 +18,8 @@
 //! the exchange goes on after the wait.
 //!
 //! What else may be left behind is less certain, so it is waited for in the same way but nothing fails: Free was
-//! abandoned; Exec was found set; a server ended during an exchange, and its successor may have taken the request.
+//! abandoned; Exec was found set; a server ended during an exchange, and its successor may have taken the request; the
+//! caller's check panicked.
 
 use std::time::Duration;
 
@@ -185,7 +186,7 @@ fn ask<T: Table>(
         let until = *until.get_or_insert(table.now().saturating_add(limit));
         loop {
             let ended = match table.await_done(left(table, until))? {
-                Awaited::Done if table.read_answer() => return Ok(End::Answered),
+                Awaited::Done if is_answered(table, memory) => return Ok(End::Answered),
                 Awaited::Done => {
                     foreign += 1;
                     memory.late += 1;
@@ -209,7 +210,7 @@ fn ask<T: Table>(
             }
             // The last look: a server that answered in this very moment owes nothing.
             if table.await_done(Duration::ZERO)? == Awaited::Done {
-                if table.read_answer() {
+                if is_answered(table, memory) {
                     return Ok(End::Answered);
                 }
                 foreign += 1;
@@ -223,6 +224,15 @@ fn ask<T: Table>(
         return Ok(End::NoAnswer { taken: false, ended: false, foreign });
     }
     Ok(End::Unsettled)
+}
+
+/// Takes what is in the memory, if it belongs to the request. Where the caller's check panics nobody knows whose it was: a
+/// server may be at the request still.
+fn is_answered<T: Table>(table: &mut T, memory: &mut Memory) -> bool {
+    memory.suspect = true;
+    let is_mine = table.read_answer();
+    memory.suspect = false;
+    is_mine
 }
 
 fn left<T: Table>(table: &T, until: Duration) -> Duration {

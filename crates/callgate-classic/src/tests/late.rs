@@ -204,3 +204,46 @@ fn an_answer_to_a_request_that_waited_behind_a_late_one_is_nobodys() {
         until(|| client.call(&ask(3)).is_ok_and(|data| data == answer(3)));
     }
 }
+
+/// The check does not come back from an answer of another, whose server is at this one's request by then.
+#[test]
+fn what_a_check_that_panics_has_left_is_settled() {
+    let names = names("check-panics");
+    let security = Security::of(&Access::System).unwrap();
+    let (memory, _) = Section::create(names.of(Object::Memory), 16, &security).unwrap();
+    let exec = Event::create(names.of(Object::Exec), &security).unwrap();
+    let done = Event::create(names.of(Object::Done), &security).unwrap();
+    let wait =
+        |event: &Event| system::wait(&[Any::Event(event)], Duration::from_secs(120)).unwrap();
+    let client = client(&names);
+    thread::scope(|scope| {
+        let (go, gone) = mpsc::channel::<()>();
+        // A server of another kind: the answer to a request before, then those to these two.
+        let (memory, exec, done) = (&memory, &exec, &done);
+        let server = scope.spawn(move || {
+            wait(exec);
+            done.set().unwrap();
+            assert!(gone.recv().is_err());
+            // The client waits, or its request is there already.
+            let before = memory.holds(ask(2).as_bytes());
+            memory.write(answer(1).as_bytes());
+            done.set().unwrap();
+            wait(exec);
+            memory.write(answer(2).as_bytes());
+            done.set().unwrap();
+            before
+        });
+        let check = |_: &Sum| panic!("as it is meant to");
+        let call = std::panic::AssertUnwindSafe(|| client.call_checked(&ask(1), check));
+        assert!(std::panic::catch_unwind(call).is_err());
+        #[cfg(not(windows))]
+        let waits = || system::waiters(Any::Event(done)) == 1;
+        let second = scope.spawn(|| client.call(&ask(2)));
+        #[cfg(not(windows))]
+        until(waits);
+        drop(go);
+        assert_eq!(second.join().unwrap().unwrap(), answer(2));
+        assert!(!server.join().unwrap(), "it was written over a request that was being served");
+    });
+    assert_eq!(client.status().late, 1);
+}
