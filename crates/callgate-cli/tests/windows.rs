@@ -14,7 +14,8 @@ fn name(what: &str) -> String {
 }
 
 /// What the server runs is this very program, with this test: as what it is under `serve`, it copies its input to its
-/// output, ends with a status, says who calls, or writes for ever. (Wine has no program that copies.)
+/// output, ends with a status, says who calls, writes for ever, or starts
+/// another and ends. (Wine has no program that copies.)
 #[test]
 fn command() {
     let Ok(method) = std::env::var("CALLGATE_METHOD") else { return };
@@ -23,6 +24,14 @@ fn command() {
         "1" => std::process::exit(3),
         "2" => output.write_all(std::env::var("CALLGATE_PID").unwrap().as_bytes()).unwrap(),
         "3" => while output.write_all(&[b'x'; 4096]).is_ok() {},
+        "4" => {
+            let mut other = std::process::Command::new(std::env::current_exe().unwrap());
+            let other = other.args(std::env::args().skip(1)).env("CALLGATE_METHOD", "5");
+            // It goes on by itself, beyond the end of this one.
+            std::mem::forget(other.stdin(std::process::Stdio::null()).spawn().unwrap());
+        }
+        // Should nobody kill it, it ends all the same.
+        "5" => std::thread::sleep(Duration::from_secs(60)),
         _ => drop(std::io::copy(&mut input, &mut output).unwrap()),
     }
     output.flush().unwrap();
@@ -85,6 +94,15 @@ fn a_command_that_runs_too_long_is_killed() {
     let _server = home.serve(&[&name, "--timeout", "300ms", "--", "cmd", "/c", endless]);
     let ended = home.run(["call", &name]).expect(1);
     assert!(ended.err().contains("longer than 300 ms"), "{}", ended.err());
+}
+
+/// Also where it has ended itself by then: what it has started holds the end of its pipe.
+#[test]
+fn what_a_command_has_started_is_killed_with_it() {
+    let (home, name) = (Home::new(), name("started"));
+    let _server = serve(&home, &[&name, "--timeout", "3s"]);
+    let ended = home.run(["call", &name, "--method", "4", "--timeout", "20s"]).expect(1);
+    assert!(ended.err().contains("longer than 3.00 s"), "{}", ended.err());
 }
 
 #[test]

@@ -9,12 +9,13 @@ use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use callgate::Deferred;
+use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::System::JobObjects::{
     AssignProcessToJobObject, CreateJobObjectW, JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE,
     JOBOBJECT_EXTENDED_LIMIT_INFORMATION, JobObjectExtendedLimitInformation,
     SetInformationJobObject, TerminateJobObject,
 };
-use windows_sys::Win32::System::Threading::CREATE_NEW_PROCESS_GROUP;
+use windows_sys::Win32::System::Threading::{CREATE_NEW_PROCESS_GROUP, CREATE_SUSPENDED};
 
 use super::{CODE_NOT_STARTED, Command, LOOK, NoReply, limits, prepared};
 
@@ -35,13 +36,17 @@ pub(super) fn run(
     let system = |error: io::Error| NoReply(CODE_NOT_STARTED, format!("{name}: {error}"));
     let job = Job::new().map_err(system)?;
     let mut run = prepared(command, call);
-    // Ctrl-C in our console is for us.
-    run.creation_flags(CREATE_NEW_PROCESS_GROUP);
+    // Ctrl-C in our console is for us. And it begins in its job: what it starts before it is there would not be.
+    run.creation_flags(CREATE_NEW_PROCESS_GROUP | CREATE_SUSPENDED);
     let mut child = run
         .spawn()
         .map_err(|error| NoReply(CODE_NOT_STARTED, format!("can't run {name}: {error}")))?;
-    // Where that fails (it has ended already, say) it is killed alone.
+    // Where it cannot be taken (in another job that lets nobody go, before Windows 8) it is killed alone.
     let _ = job.take(&child);
+    if let Err(error) = resume(&child) {
+        let _ = child.kill();
+        return Err(system(error));
+    }
     let end = command.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let written = AtomicUsize::new(0);
     let limit = usize::try_from(command.reply_bytes_max).unwrap_or(usize::MAX);
@@ -81,6 +86,21 @@ pub(super) fn run(
     let status = child.wait();
     let output = result?;
     Ok((status.map_err(system)?, output))
+}
+
+/// Lets a process run that was made suspended.
+fn resume(child: &Child) -> io::Result<()> {
+    #[link(name = "ntdll")]
+    unsafe extern "system" {
+        fn NtResumeProcess(process: HANDLE) -> i32;
+    }
+    // `ResumeThread` wants the handle of its first thread, which the standard library keeps to itself.
+    // SAFETY: the handle is open, and has all rights.
+    let status = unsafe { NtResumeProcess(child.as_raw_handle()) };
+    if status < 0 {
+        return Err(io::Error::other(format!("NtResumeProcess: status {status:#010x}")));
+    }
+    Ok(())
 }
 
 /// Writes the request into the command's standard input, as far as it reads it.
