@@ -47,8 +47,9 @@ pub struct ServerOptions {
     /// How long clients wait for an answer. One that is not ready by then is not published: nobody waits for it, and
     /// the next client would take it for its own. Default none; the original's clients wait for 250 ms.
     ///
-    /// The time is counted from when the server takes the request. One that was there by the end of another that took
-    /// too long may have waited behind it, and is counted from when its client can have set Exec at the earliest.
+    /// The time is counted from when the server takes the request. One that was there by the end of another, or of
+    /// [`Handler::idle`](crate::Handler::idle), that took too long may have waited behind it, and is counted from when its
+    /// client can have set Exec at the earliest.
     pub patience: Option<Duration>,
     /// Whether an answer is published only while a client owns Free, and a request is run only while one does. Default
     /// no: the original's server never touches Free.

@@ -25,7 +25,7 @@ pub trait Handler<T: ?Sized>: Send + 'static {
     /// A panic leaves the request without an answer, and the server goes on with the handler as the panic left it.
     fn handle(&mut self, data: &mut T) -> Answer;
 
-    /// Is called when no request has come for [`ServerOptions::idle_interval`].
+    /// Is called when no request has come for [`ServerOptions::idle_interval`]. Requests wait until it returns.
     fn idle(&mut self) {}
 }
 
@@ -309,8 +309,14 @@ fn serve<T: Plain + ?Sized>(
             Woken::Object(0) => return Ok(()),
             Woken::TimedOut if taken.is_none() => {
                 count(&counters.idle);
+                let began = Instant::now();
                 if catch_unwind(AssertUnwindSafe(|| handler.idle())).is_err() {
                     count(&counters.panics);
+                }
+                // Who has asked meanwhile may have given up as well.
+                let too_long = care.patience.is_some_and(|patience| patience <= began.elapsed());
+                if too_long && station.exec_again()? {
+                    taken = Some(began);
                 }
                 continue;
             }

@@ -205,6 +205,41 @@ fn an_answer_to_a_request_that_waited_behind_a_late_one_is_nobodys() {
     }
 }
 
+/// Ticks for as long as it is made to.
+struct Ticking(mpsc::Sender<()>, mpsc::Receiver<()>);
+
+impl Handler<Sum> for Ticking {
+    fn handle(&mut self, data: &mut Sum) -> Answer {
+        add(data);
+        Answer::Ready
+    }
+
+    fn idle(&mut self) {
+        let _ = self.0.send(());
+        let _ = self.1.recv_timeout(Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn an_answer_to_a_request_that_waited_behind_a_tick_is_nobodys() {
+    let names = names("behind-a-tick");
+    let (tell, told) = mpsc::channel();
+    let (go, gone) = mpsc::channel();
+    let patience = Duration::from_millis(20);
+    let mut options = ServerOptions { patience: Some(patience), ..ServerOptions::default() };
+    options.idle_interval = Duration::from_millis(1);
+    let server = Server::serve_with(&names, options, Ticking(tell, gone)).unwrap();
+    let exec = Event::open(names.of(Object::Exec)).unwrap();
+    told.recv().unwrap();
+    exec.set().unwrap();
+    // So long its client waits: only time ends it.
+    thread::sleep(patience);
+    drop(go);
+    until(|| server.status().dropped + server.status().answered == 1);
+    assert_eq!(server.status().dropped, 1);
+    assert!(!is_set(&Event::open(names.of(Object::Done)).unwrap()));
+}
+
 /// The check does not come back from an answer of another, whose server is at this one's request by then.
 #[test]
 fn what_a_check_that_panics_has_left_is_settled() {
