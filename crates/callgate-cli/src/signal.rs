@@ -46,13 +46,20 @@ pub fn on_termination(mut act: impl FnMut(i32) -> bool + Send + 'static) -> io::
     use std::sync::OnceLock;
     use std::sync::mpsc::Sender;
 
-    use windows_sys::Win32::System::Console::{CTRL_C_EVENT, SetConsoleCtrlHandler};
+    use windows_sys::Win32::System::Console::{
+        CTRL_BREAK_EVENT, CTRL_C_EVENT, SetConsoleCtrlHandler,
+    };
 
     static CAME: OnceLock<Sender<i32>> = OnceLock::new();
 
     unsafe extern "system" fn came(kind: u32) -> windows_sys::core::BOOL {
         let number = if kind == CTRL_C_EVENT { 2 } else { 15 };
-        CAME.get().is_some_and(|came| came.send(number).is_ok()).into()
+        let heard = CAME.get().is_some_and(|came| came.send(number).is_ok());
+        // When the console or the session ends, so does the process, as soon as this returns.
+        while heard && !matches!(kind, CTRL_C_EVENT | CTRL_BREAK_EVENT) {
+            thread::park();
+        }
+        heard.into()
     }
 
     let (send, signals) = channel();
