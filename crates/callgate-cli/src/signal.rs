@@ -56,8 +56,10 @@ pub fn on_termination(mut act: impl FnMut(i32) -> bool + Send + 'static) -> io::
         let number = if kind == CTRL_C_EVENT { 2 } else { 15 };
         let heard = CAME.get().is_some_and(|came| came.send(number).is_ok());
         // When the console or the session ends, so does the process, as soon as this returns.
-        while heard && !matches!(kind, CTRL_C_EVENT | CTRL_BREAK_EVENT) {
-            thread::park();
+        if heard && !matches!(kind, CTRL_C_EVENT | CTRL_BREAK_EVENT) {
+            loop {
+                thread::park();
+            }
         }
         heard.into()
     }
