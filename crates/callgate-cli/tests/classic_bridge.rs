@@ -10,7 +10,7 @@ use std::os::windows::io::{FromRawHandle, OwnedHandle};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use callgate::{Call, Server};
-use common::{Home, Serving};
+use common::{Home, Serving, start};
 use windows_sys::Win32::System::Threading::CreateEventW;
 
 /// The client's struct: number, seed, server, number answered, sum (8 bytes), words.
@@ -53,7 +53,7 @@ struct Peer(Child, BufReader<ChildStdout>);
 impl Peer {
     fn start(command: &mut Command) -> Peer {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = start(command).unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         Peer(child, out)
     }

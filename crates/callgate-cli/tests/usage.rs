@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Stdio;
 
-use common::Home;
+use common::{Home, start};
 
 #[test]
 fn wrong_use_is_told() {
@@ -91,7 +91,7 @@ fn a_closed_pipe_is_no_error() {
         if cfg!(windows) && args[0] == "ls" {
             continue; // as above
         }
-        let mut child = home.callgate(args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = start(home.callgate(args).stdout(Stdio::piped())).unwrap();
         drop(child.stdout.take());
         let ended = common::Ended(child.wait_with_output().unwrap()).expect(0);
         assert_eq!(ended.err(), "", "{args:?}");

@@ -6,7 +6,7 @@ mod common;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use common::{Ended, Home, Serving};
+use common::{Ended, Home, Serving, start};
 
 /// A name that no other test uses: they are this user's, wherever the test is.
 fn name(what: &str) -> String {
@@ -108,7 +108,7 @@ fn what_a_command_has_started_is_killed_with_it() {
 #[test]
 fn a_call_can_wait_for_its_server_and_no_longer_than_its_timeout() {
     let (home, name) = (Home::new(), name("later"));
-    let calling = home.callgate(["call", &name, "--wait", "60s"]).spawn().unwrap();
+    let calling = start(&mut home.callgate(["call", &name, "--wait", "60s"])).unwrap();
     let _server = home.serve(&[&name, "--", "cmd", "/c", "echo here"]);
     let ended = Ended(calling.wait_with_output().unwrap()).expect(0);
     assert_eq!(ended.out(), "here\r\n");

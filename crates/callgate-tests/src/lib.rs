@@ -15,6 +15,7 @@
 //! | [`fuse`] | a file whose file system is this process |
 //! | [`roles`] | what `testpeer` can be |
 //! | [`liars`] | the campaign of liars |
+//! | [`start`] | starting a process, again where Wine fails |
 //! | [`row`] | a row of a campaign's table |
 
 pub mod bounded;
@@ -32,6 +33,7 @@ pub mod rng;
 pub mod roles;
 #[cfg(not(windows))]
 pub mod row;
+pub mod start;
 pub mod usage;
 
 pub use bounded::{BOUND, until, within};

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::bounded::{BOUND, until};
+use crate::start::start;
 use crate::usage::Usage;
 
 /// A directory of its own for an endpoint; it goes with the value.
@@ -101,7 +102,7 @@ impl Peer {
         let mut command = Command::new(program);
         command.arg(role).args(arguments).env("RUST_BACKTRACE", "1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("testpeer starts");
+        let mut child = start(&mut command).expect("testpeer starts");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let (sender, lines) = channel();

@@ -8,7 +8,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+#[path = "../../../callgate-tests/src/start.rs"]
+mod starting;
+
 use super::programs::{LIMIT_MS, MARK, NAME, ROLE, WATCH_FREE};
+use starting::start;
 
 /// In what a program is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +107,7 @@ impl Peer {
             }
         };
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = start(&mut command).unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let (tell, lines) = mpsc::channel();
         let what = format!("{role} in {by:?}");

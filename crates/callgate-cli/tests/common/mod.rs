@@ -8,6 +8,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 
+#[path = "../../../callgate-tests/src/start.rs"]
+mod starting;
+pub use starting::start;
+
 /// A private runtime directory, 0700.
 pub struct Home {
     directory: tempfile::TempDir,
@@ -39,7 +43,7 @@ impl Home {
 
     /// Runs the program to its end.
     pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Ended {
-        Ended(self.callgate(args).output().unwrap())
+        Ended(start(&mut self.callgate(args)).unwrap().wait_with_output().unwrap())
     }
 
     /// Runs the program with something on its standard input.
@@ -48,7 +52,7 @@ impl Home {
         args: impl IntoIterator<Item = A>,
         input: &[u8],
     ) -> Ended {
-        let mut child = self.callgate(args).stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = start(self.callgate(args).stdin(Stdio::piped())).unwrap();
         let mut pipe = child.stdin.take().unwrap();
         let input = input.to_vec();
         let feeding = std::thread::spawn(move || pipe.write_all(&input));
@@ -123,7 +127,7 @@ pub struct Serving {
 impl Serving {
     /// Starts a command that says when it is ready, and waits until it is.
     pub fn start(mut command: Command) -> Serving {
-        let mut child = command.spawn().unwrap();
+        let mut child = start(&mut command).unwrap();
         // Which has the child's ends of pipes.
         drop(command);
         let out = BufReader::new(child.stdout.take().unwrap());
