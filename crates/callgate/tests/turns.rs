@@ -68,20 +68,32 @@ fn beside_quick(method: u32, warm_up: usize) -> Vec<usize> {
     turns.map(<[u32]>::len).collect()
 }
 
+/// Does that until the two took turns, which `are_right` judges each time. On a busy machine the first client's bell can
+/// come when the other one's calls are over.
+fn take_turns(warm_up: usize, are_right: impl Fn(&[usize]) -> bool) {
+    for _ in 0..50 {
+        let turns = beside_quick(SLOW, warm_up);
+        assert!(are_right(&turns), "{turns:?}");
+        if turns.len() >= 3 {
+            return;
+        }
+    }
+    panic!("they never took turns");
+}
+
 /// A slow call is a whole turn of its client's; it does not take eight to find out.
 #[test]
 fn a_turn_of_slow_calls_is_one_call() {
-    let turns = beside_quick(SLOW, 0);
-    assert!(turns.len() >= 3, "they took turns: {turns:?}");
-    assert!(turns.iter().all(|calls| *calls == 1), "{turns:?}");
+    take_turns(0, |turns| turns.iter().all(|calls| *calls == 1));
 }
 
 /// A client whose calls were quick has a few in a turn before the clock is read, once.
 #[test]
 fn slow_calls_after_quick_ones_are_found_out() {
-    let turns = beside_quick(SLOW, 200);
-    assert!(turns.len() >= 3, "they took turns: {turns:?}");
-    assert!(turns[0] <= 8 && turns[1..].iter().all(|calls| *calls == 1), "{turns:?}");
+    take_turns(200, |turns| match turns {
+        [] => true,
+        [first, others @ ..] => *first <= 8 && others.iter().all(|calls| *calls == 1),
+    });
 }
 
 /// However quick its calls are, a client has 16 of them in a turn.
