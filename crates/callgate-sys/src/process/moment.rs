@@ -66,19 +66,19 @@ fn turn() {
 
 #[cold]
 fn measure() {
-    let pauses = rate(|count| (0..count).for_each(|_| std::hint::spin_loop()));
-    let turns = rate(|count| (0..count).for_each(|_| turn()));
+    let pauses = rate(|count| (0..count).for_each(|_| std::hint::spin_loop()), clock::now_ns);
+    let turns = rate(|count| (0..count).for_each(|_| turn()), clock::now_ns);
     RATES.store((turns << 32) | pauses, Ordering::Relaxed);
 }
 
 /// How often something fits into 1,024 ns, in 1,024ths: the best of three, of as many as the clock can tell apart.
-fn rate(work: impl Fn(u64)) -> u64 {
+fn rate(work: impl Fn(u64), now_ns: impl Fn() -> u64) -> u64 {
     let mut count = COUNT_FIRST;
     loop {
         let shortest = (0..3).map(|_| {
-            let began_ns = clock::now_ns();
+            let began_ns = now_ns();
             work(count);
-            clock::now_ns().saturating_sub(began_ns)
+            now_ns().saturating_sub(began_ns)
         });
         let shortest_ns = shortest.min().unwrap_or(0);
         if shortest_ns >= TELLING_NS {
@@ -108,6 +108,18 @@ mod tests {
 
     #[test]
     fn what_the_clock_cannot_tell_has_the_usual_rate() {
-        assert_eq!(rate(|_| {}), RATE_UNKNOWN);
+        assert_eq!(rate(|_| {}, || 7), RATE_UNKNOWN);
+    }
+
+    #[test]
+    fn it_counts_until_the_clock_can_tell() {
+        let now_ns = std::cell::Cell::new(0);
+        let longest = std::cell::Cell::new(0);
+        let work = |count| {
+            longest.set(count);
+            now_ns.set(now_ns.get() + 10 * count);
+        };
+        assert_eq!(rate(work, || now_ns.get()), (1 << 20) / 10);
+        assert_eq!(longest.get(), 64, "640 ns, and no more");
     }
 }
