@@ -14,8 +14,8 @@ fn name(what: &str) -> String {
 }
 
 /// What the server runs is this very program, with this test: as what it is under `serve`, it copies its input to its
-/// output, ends with a status, says who calls, writes for ever, or starts
-/// another and ends. (Wine has no program that copies.)
+/// output, ends with a status, says who calls, writes for ever, or starts another and ends. (Wine has no program that
+/// copies.)
 #[test]
 fn command() {
     let Ok(method) = std::env::var("CALLGATE_METHOD") else { return };

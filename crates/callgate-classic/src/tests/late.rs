@@ -2,6 +2,13 @@
 
 use super::*;
 
+/// What a client of another kind uses.
+fn opened(names: &Names) -> (Section, Event, Event) {
+    let event = |object| Event::open(names.of(object)).unwrap();
+    let memory = Section::open(names.of(Object::Memory)).unwrap();
+    (memory, event(Object::Exec), event(Object::Done))
+}
+
 #[test]
 fn an_answer_that_comes_late_is_nobodys() {
     let names = names("late");
@@ -111,9 +118,7 @@ fn a_request_that_comes_meanwhile_goes_before_an_old_answer() {
     let (handler, told, go) = held();
     let server = Server::serve(&names, handler).unwrap();
     // A client of another kind.
-    let memory = Section::open(names.of(Object::Memory)).unwrap();
-    let exec = Event::open(names.of(Object::Exec)).unwrap();
-    let done = Event::open(names.of(Object::Done)).unwrap();
+    let (memory, exec, done) = opened(&names);
     for number in 1..3 {
         memory.write(ask(number).as_bytes());
         exec.set().unwrap();
@@ -181,9 +186,7 @@ fn an_answer_to_a_request_that_waited_behind_a_late_one_is_nobodys() {
         options.watch_memory = watch_memory;
         let server = Server::serve_with(&names, options, handler).unwrap();
         // Clients of another kind, which leave it at that.
-        let memory = Section::open(names.of(Object::Memory)).unwrap();
-        let exec = Event::open(names.of(Object::Exec)).unwrap();
-        let done = Event::open(names.of(Object::Done)).unwrap();
+        let (memory, exec, done) = opened(&names);
         for number in 1..3 {
             memory.write(ask(number).as_bytes());
             exec.set().unwrap();
@@ -229,7 +232,7 @@ fn an_answer_to_a_request_that_waited_behind_a_tick_is_nobodys() {
     let mut options = ServerOptions { patience: Some(patience), ..ServerOptions::default() };
     options.idle_interval = Duration::from_millis(1);
     let server = Server::serve_with(&names, options, Ticking(tell, gone)).unwrap();
-    let exec = Event::open(names.of(Object::Exec)).unwrap();
+    let (_memory, exec, done) = opened(&names);
     told.recv().unwrap();
     exec.set().unwrap();
     // So long its client waits: only time ends it.
@@ -237,7 +240,7 @@ fn an_answer_to_a_request_that_waited_behind_a_tick_is_nobodys() {
     drop(go);
     until(|| server.status().dropped + server.status().answered == 1);
     assert_eq!(server.status().dropped, 1);
-    assert!(!is_set(&Event::open(names.of(Object::Done)).unwrap()));
+    assert!(!is_set(&done));
 }
 
 /// The check does not come back from an answer of another, whose server is at this one's request by then.
