@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use callgate::{CallError, CallOptions, Client, Pending, Reply, Started};
@@ -233,16 +234,17 @@ impl Caller {
     fn full(&self) {
         let [waiting, failing] = &self.clients[..] else { unreachable!("two clients") };
         std::thread::scope(|scope| {
-            for _ in 0..6 {
+            let calling = [(); 6].map(|()| {
                 scope.spawn(|| {
                     for len in [30, 100] {
                         self.call(waiting, method::LATER, len, len);
                     }
-                });
-            }
+                })
+            });
             let sent: Vec<_> =
                 (0..3).map(|_| self.submit(failing, method::LATER, 30, 20)).collect();
             sent.into_iter().for_each(|sent| self.wait(sent));
+            calling.into_iter().for_each(joined);
         });
     }
 
@@ -282,14 +284,15 @@ impl Caller {
 
     fn detour(&self, client: &Client) {
         std::thread::scope(|scope| {
-            for _ in 0..2 {
+            let calling = [(); 2].map(|()| {
                 scope.spawn(|| {
                     for round in 0..6 {
                         let len = if round % 3 == 2 { 200 } else { 30 };
                         self.call(client, method::RUN, len, 20);
                     }
-                });
-            }
+                })
+            });
+            calling.into_iter().for_each(joined);
         });
         for _ in 0..3 {
             self.call(client, method::RUN, 30, 20);
@@ -447,6 +450,14 @@ impl Caller {
 }
 
 /// Thinks between two calls, for longer than anybody looks.
+/// Waits for a thread that a scope would only detach. glibc 2.36 reads a thread's memory once more after it has detached it,
+/// and may have unmapped it by then: it is asked to keep no stacks here (see `main`).
+pub fn joined(thread: ScopedJoinHandle<'_, ()>) {
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 fn think() {
     std::thread::sleep(Duration::from_micros(200));
 }

@@ -13,7 +13,7 @@ use callgate_tests::data::fill_request;
 
 use crate::alloc::live_bytes;
 use crate::arena::Arena;
-use crate::client::{Begun, Caller};
+use crate::client::{Begun, Caller, joined};
 use crate::friends::Stage;
 use crate::kin::{BOUND, Driver, Exit, Kin};
 use crate::scenario::Scenario;
@@ -67,13 +67,12 @@ fn be_threads(arena: &'static Arena, folder: &Path, ids: u64, mut driver: Driver
     for wave in 0..A_PROCESS / AT_ONCE {
         caller.ids.store(ids + wave * AT_ONCE * IDS, Relaxed);
         std::thread::scope(|scope| {
-            for thread in 0..AT_ONCE {
-                let caller = &caller;
-                let way = (wave + thread) % WAYS;
-                // Those that panic are waited for here, so that the scope does not panic.
-                let handle = scope.spawn(move || end_somehow(caller, way));
-                scope.spawn(move || drop(handle.join()));
-            }
+            let caller = &caller;
+            let ways = (0..AT_ONCE).map(|thread| (wave + thread) % WAYS);
+            let ending: Vec<_> =
+                ways.map(|way| scope.spawn(move || end_somehow(caller, way))).collect();
+            // Those that panic are waited for here, so that the scope does not panic.
+            ending.into_iter().for_each(|thread| drop(thread.join()));
         });
         // As many calls as may be in flight are again: no cell was lost.
         if wave % 16 == 0 {
@@ -126,8 +125,8 @@ fn end_somehow(caller: &Caller, way: u64) {
         4 => {
             let (give, take) = channel::<Option<(Begun, callgate::Pending)>>();
             std::thread::scope(|scope| {
-                scope.spawn(move || drop(give.send(sent())));
-                scope.spawn(move || caller.wait(take.recv().expect("it is sent")));
+                joined(scope.spawn(move || drop(give.send(sent()))));
+                joined(scope.spawn(move || caller.wait(take.recv().expect("it is sent"))));
             });
         }
         // A request that is half built.
