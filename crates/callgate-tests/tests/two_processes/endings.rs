@@ -291,6 +291,8 @@ fn the_server_drains() {
         server.tell("unblock");
         server.expect_all(&["unblock", "drain all=1"]);
         assert_eq!(aside.wait().expect("taken calls finish").to_vec(), [9; 2_000]);
+        // A call before it notices would be told that it was not started.
+        until("the client knows", || (!client.is_connected()).then_some(()));
         check(&client, 1, 100, 100);
     });
 }
