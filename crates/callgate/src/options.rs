@@ -108,7 +108,7 @@ pub struct ClientOptions {
     /// How callers wait for replies. Default [`WaitPolicy::Balanced`].
     pub wait: WaitPolicy,
     /// Calls in flight at a time, 1..=1023, over all threads. Default `None`: 64, or as many as the server allows
-    /// ([`Limits::in_flight`]) where those are fewer.
+    /// ([`Limits::in_flight`]) where those are fewer: it asks again then, and the server counts one refusal.
     ///
     /// A server that allows fewer than a number given here refuses the client
     /// ([`CallError::Refused`](crate::CallError::Refused)) rather than grant less than was asked for.

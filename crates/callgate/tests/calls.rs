@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use callgate::{
@@ -27,6 +28,27 @@ impl Place {
 fn echo(call: Call<'_>) {
     let bytes = call.request().to_vec();
     let _ = call.reply(&bytes);
+}
+
+/// Defers all calls to whoever has the receiver.
+fn deferring(place: &Place, options: ServerOptions) -> (Server, Receiver<Deferred>) {
+    let (sender, receiver) = channel();
+    let handler = move |call: Call<'_>| drop(sender.send(call.defer()));
+    (Server::serve_with(place.name(), options, handler).expect("serve"), receiver)
+}
+
+/// As many calls as may be in flight, and one more; they are answered.
+fn exactly(many: u32, client: &Client, deferred: &Receiver<Deferred>) {
+    let submit = || client.submit(CallOptions::new(), b"x");
+    let pending: Vec<_> = (0..many).map(|_| submit().expect("fits")).collect();
+    let full = submit().expect_err("one too many");
+    assert!(matches!(full, CallError::TooManyInFlight { limit } if limit == many), "{full:?}");
+    for call in deferred.iter().take(many as usize) {
+        call.reply(b"y").expect("the caller waits");
+    }
+    for pending in pending {
+        assert_eq!(pending.wait().expect("a reply").to_vec(), b"y");
+    }
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -131,25 +153,11 @@ fn deferred_calls_are_answered_in_any_order() {
 #[test]
 fn sixty_four_calls_can_be_in_flight_and_no_more() {
     let place = Place::new();
-    let (sender, receiver) = std::sync::mpsc::channel::<Deferred>();
-    let sender = std::sync::Mutex::new(sender);
-    let _server = Server::serve(place.name(), move |call: Call<'_>| {
-        let _ = sender.lock().expect("lock").send(call.defer());
-    })
-    .expect("serve");
+    let (_server, deferred) = deferring(&place, ServerOptions::default());
     let client = Client::connect(place.name()).expect("connect");
-    let options = CallOptions::new();
-    let pending: Vec<_> = (0..64).map(|_| client.submit(options, b"x").expect("fits")).collect();
-    let full = client.submit(options, b"x").expect_err("the 65th");
-    assert!(matches!(full, CallError::TooManyInFlight { limit: 64 }), "{full:?}");
-    for call in receiver.iter().take(64) {
-        call.reply(b"y").expect("the caller waits");
-    }
-    for pending in pending {
-        assert_eq!(pending.wait().expect("a reply").to_vec(), b"y");
-    }
-    let pending = client.submit(options, b"x").expect("room again");
-    receiver.recv().expect("a call").reply(b"z").expect("sent");
+    exactly(64, &client, &deferred);
+    let pending = client.submit(CallOptions::new(), b"x").expect("room again");
+    deferred.recv().expect("a call").reply(b"z").expect("sent");
     assert_eq!(pending.wait().expect("a reply").to_vec(), b"z");
 }
 
@@ -158,21 +166,8 @@ fn a_client_that_does_not_mind_gets_what_the_server_allows() {
     let place = Place::new();
     let mut options = ServerOptions::default();
     options.limits.in_flight = 10;
-    let (sender, receiver) = std::sync::mpsc::channel::<Deferred>();
-    let sender = std::sync::Mutex::new(sender);
-    let handler = move |call: Call<'_>| drop(sender.lock().expect("lock").send(call.defer()));
-    let _server = Server::serve_with(place.name(), options, handler).expect("serve");
-    let client = Client::connect(place.name()).expect("connect");
-    let options = CallOptions::new();
-    let pending: Vec<_> = (0..10).map(|_| client.submit(options, b"x").expect("fits")).collect();
-    let full = client.submit(options, b"x").expect_err("the 11th");
-    assert!(matches!(full, CallError::TooManyInFlight { limit: 10 }), "{full:?}");
-    for call in receiver.iter().take(10) {
-        call.reply(b"y").expect("the caller waits");
-    }
-    for pending in pending {
-        assert_eq!(pending.wait().expect("a reply").to_vec(), b"y");
-    }
+    let (_server, deferred) = deferring(&place, options);
+    exactly(10, &Client::connect(place.name()).expect("connect"), &deferred);
 }
 
 #[test]
