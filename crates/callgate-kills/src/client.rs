@@ -449,7 +449,6 @@ impl Caller {
     }
 }
 
-/// Thinks between two calls, for longer than anybody looks.
 /// Waits for a thread that a scope would only detach. glibc 2.36 reads a thread's memory once more after it has detached it,
 /// and may have unmapped it by then: it is asked to keep no stacks here (see `main`).
 pub fn joined(thread: ScopedJoinHandle<'_, ()>) {
@@ -458,6 +457,7 @@ pub fn joined(thread: ScopedJoinHandle<'_, ()>) {
     }
 }
 
+/// Thinks between two calls, for longer than anybody looks.
 fn think() {
     std::thread::sleep(Duration::from_micros(200));
 }
