@@ -27,6 +27,8 @@ pub fn main() {
     #[cfg(not(windows))]
     become_user(&words);
     die_with_parent();
+    #[cfg(windows)]
+    tell_warnings();
     for (word, name) in [("kill", "CALLGATE_KILL"), ("points", "CALLGATE_POINTS_LOG")] {
         if let Some(value) = words.find::<String>(word) {
             // SAFETY: this process has one thread yet.
@@ -44,6 +46,15 @@ pub fn main() {
         "hostile-server" => hostile_server::run(&words),
         other => panic!("no role {other}"),
     }
+}
+
+/// Shows what the library warns of, with what else a peer says on standard error. (Where peers fork, a child could find the
+/// lock of the output taken.)
+#[cfg(windows)]
+fn tell_warnings() {
+    use tracing_subscriber::filter::LevelFilter;
+    let subscriber = tracing_subscriber::fmt().with_max_level(LevelFilter::WARN).without_time();
+    subscriber.with_ansi(false).with_writer(std::io::stderr).init();
 }
 
 /// Says one line, by one system call: no lock that a fork could catch in another thread's hands.
