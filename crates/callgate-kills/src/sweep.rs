@@ -1,7 +1,9 @@
 //! The kill points, one after another: every place, in every scenario that reaches it, in both roles.
 //!
 //! Lanes work beside each other. Each has its own survivors, and takes a job (a scenario and a role) at a time: it
-//! learns which places the victim passes there and how often, and then strikes at each.
+//! learns which places the victim passes there and how often, and then strikes at each. First every place everywhere, a
+//! few times; then those that were struck seldom, wherever they are passed; then the rest. So whenever a run ends, the
+//! place that was struck least was struck as often as can be.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -18,8 +20,10 @@ use crate::trial::{Role, Stage, Strike};
 
 const SCENARIOS: usize = Scenario::ALL.len();
 const ROLES: [Role; 2] = [Role::Client, Role::Server];
-/// Lanes that sleep most of the time, and jobs that a slow scenario is divided into.
-const SLOW_PARTS: usize = 20;
+/// Strikes at a place before the next one's turn, in a quick scenario.
+const EACH: u32 = 20;
+/// The same at first in a slow one.
+const EACH_SLOW: u32 = 3;
 /// After so many failures there is something to look at.
 const FAILURES_MAX: u64 = 20;
 /// Strikes that must hit each place in each role, whatever the scenario.
@@ -33,6 +37,8 @@ pub struct Effort {
     /// No new job begins after that time.
     pub limit: Duration,
     pub lanes: usize,
+    /// Lanes that sleep most of the time, and jobs that a slow scenario is divided into.
+    pub slow_lanes: usize,
     pub seed: u64,
     /// See [`action`].
     pub actions: &'static [u32],
@@ -54,8 +60,18 @@ struct Score {
     hits: [[AtomicU32; PLACES]; 2],
     /// The fewest hits wanted are counted for each scenario, too.
     by_scenario: [[[AtomicU32; PLACES]; 2]; SCENARIOS],
+    /// Strikes that were tried, whether the place was reached or not.
+    tries: [[[AtomicU32; PLACES]; 2]; SCENARIOS],
     /// Whether a place was passed there at all while learning.
     learned: [[[AtomicU32; PLACES]; 2]; SCENARIOS],
+}
+
+impl Score {
+    /// Whether a place is passed in slow scenarios only, as far as is known.
+    fn is_slow(&self, role: usize, place: usize) -> bool {
+        let passed = Scenario::ALL.iter().zip(&self.learned);
+        !passed.filter(|(at, _)| !at.is_slow()).any(|(_, it)| it[role][place].load(Relaxed) == 1)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -66,17 +82,33 @@ struct Job {
     parts: usize,
 }
 
-fn jobs(slow: bool) -> Vec<Job> {
+impl Job {
+    /// Where it is in a [`Score`]: the scenario, and the role.
+    fn row(self) -> (usize, usize) {
+        let at = Scenario::ALL.iter().position(|scenario| *scenario == self.scenario);
+        (at.expect("one of them"), self.role as usize)
+    }
+
+    /// Its places. By number, not by how many are passed: that differs from one lane to the next, and a place could be
+    /// nobody's.
+    fn places(self) -> impl Iterator<Item = usize> {
+        (self.part..PLACES).step_by(self.parts)
+    }
+}
+
+/// The jobs of the quick scenarios, or those of the slow ones, each of these in so many parts.
+fn jobs(slow: Option<usize>) -> Vec<Job> {
     let mut jobs = Vec::new();
-    for scenario in Scenario::ALL.into_iter().filter(|scenario| scenario.is_slow() == slow) {
+    let scenarios = Scenario::ALL.into_iter();
+    for scenario in scenarios.filter(|scenario| scenario.is_slow() == slow.is_some()) {
         for role in ROLES {
             let takes_part = match role {
                 Role::Client => scenario.kills_clients(),
                 Role::Server => scenario.kills_servers(),
             };
-            let parts = if slow { SLOW_PARTS } else { 1 };
-            let parts = if takes_part { parts } else { 0 };
-            jobs.extend((0..parts).map(|part| Job { scenario, role, part, parts }));
+            let parts = slow.unwrap_or(1);
+            let all = (0..parts).map(|part| Job { scenario, role, part, parts });
+            jobs.extend(all.filter(|_| takes_part));
         }
     }
     jobs
@@ -89,7 +121,7 @@ pub fn run(effort: &Effort, folder: &Path) -> Row {
     let score: Shared<Score> = unsafe { Shared::new() };
     let score = score.get();
     let mut lanes: Vec<Kin> = Vec::new();
-    for lane in 0..effort.lanes + SLOW_PARTS {
+    for lane in 0..effort.lanes + effort.slow_lanes {
         let slow = lane >= effort.lanes;
         let folder = folder.join(lane.to_string());
         std::fs::create_dir(&folder).expect("a folder for a lane");
@@ -122,23 +154,59 @@ struct Lane {
     number: usize,
 }
 
+/// What a job is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// To learn which places are passed, and to strike at each.
+    Everywhere,
+    /// To strike where places were struck seldom in all scenarios together; in a slow one only if no quick one passes them.
+    Seldom,
+    /// To strike as often in each scenario.
+    Rest,
+}
+
 impl Lane {
     fn run(&self) -> i32 {
         adopt_orphans();
         // SAFETY: this process has one thread.
         unsafe { std::env::set_var("XDG_RUNTIME_DIR", &self.folder) };
-        let jobs = jobs(self.slow);
+        let jobs = jobs(self.slow.then_some(self.effort.slow_lanes));
         let next = if self.slow { &self.score.next_slow } else { &self.score.next_quick };
-        let each = if self.slow { 3 } else { 20 };
-        let passes = self.effort.strikes.div_ceil(each) as usize;
         loop {
             let number = next.fetch_add(1, Relaxed);
-            if number >= jobs.len() * passes || self.is_over() {
+            let job = jobs[number % jobs.len()];
+            let order = match number < jobs.len() {
+                true => Order::Everywhere,
+                false if jobs.iter().any(|job| self.has_work(*job, Order::Seldom)) => Order::Seldom,
+                false if jobs.iter().any(|job| self.has_work(*job, Order::Rest)) => Order::Rest,
+                false => return 0,
+            };
+            if self.is_over() {
                 return 0;
             }
-            let strikes = self.effort.strikes.min(each);
-            let seed = self.effort.seed ^ (number as u64) << 20;
-            self.work(jobs[number % jobs.len()], strikes, Rng::new(seed), number < jobs.len());
+            if order == Order::Everywhere || self.has_work(job, order) {
+                let seed = self.effort.seed ^ (number as u64) << 20;
+                self.work(job, order, Rng::new(seed));
+            }
+        }
+    }
+
+    fn has_work(&self, job: Job, order: Order) -> bool {
+        let (at, role) = job.row();
+        let known = |place: &usize| self.score.learned[at][role][*place].load(Relaxed) == 1;
+        job.places().filter(known).any(|place| self.wanted(job, place, order) > 0)
+    }
+
+    /// How often to strike at a place now.
+    fn wanted(&self, job: Job, place: usize, order: Order) -> u32 {
+        let (at, role) = job.row();
+        let strikes = self.effort.strikes;
+        let left = strikes.saturating_sub(self.score.tries[at][role][place].load(Relaxed));
+        let is_here = !self.slow || self.score.is_slow(role, place);
+        match order {
+            Order::Everywhere => left.min(if self.slow { EACH_SLOW } else { EACH }),
+            Order::Seldom if !is_here || self.score.hits[role][place].load(Relaxed) >= strikes => 0,
+            Order::Seldom | Order::Rest => left.min(EACH),
         }
     }
 
@@ -170,7 +238,7 @@ impl Lane {
         }
     }
 
-    fn work(&self, job: Job, strikes: u32, mut rng: Rng, first: bool) {
+    fn work(&self, job: Job, order: Order, mut rng: Rng) {
         let Some(mut stage) = self.stage(job) else { return };
         let mut passed = vec![0; PLACES];
         for _ in 0..2 {
@@ -182,23 +250,21 @@ impl Lane {
                 *most = u64::max(*most, now);
             }
         }
-        let at = Scenario::ALL.iter().position(|scenario| *scenario == job.scenario);
-        let (at, role) = (at.expect("one of them"), job.role as usize);
-        // By number, not by how many were passed before: that differs from one lane to the next, and a place could be nobody's.
-        let places = (job.part..PLACES).step_by(job.parts);
-        for place in places.filter(|place| passed[*place] > 0) {
+        let (at, role) = job.row();
+        for place in job.places().filter(|place| passed[*place] > 0) {
             self.score.learned[at][role][place].store(1, Relaxed);
             let most = passed[place];
-            for number in 0..strikes {
+            for number in 0..self.wanted(job, place, order) {
                 if self.is_over() {
                     return;
                 }
                 let nth = match number {
-                    0 if first => 1,
-                    1 if first => most,
+                    0 if order == Order::Everywhere => 1,
+                    1 if order == Order::Everywhere => most,
                     _ => 1 + rng.next() % most,
                 };
                 let action = *rng.one_of(self.effort.actions);
+                self.score.tries[at][role][place].fetch_add(1, Relaxed);
                 if !self.strike(job, &mut stage, Strike { place, nth, action }) {
                     let Some(fresh) = self.stage(job) else { return };
                     stage = fresh;
@@ -210,8 +276,7 @@ impl Lane {
 
     /// Strikes once; at an earlier passage, where this one was not reached. False when something was wrong.
     fn strike(&self, job: Job, stage: &mut Stage, mut strike: Strike) -> bool {
-        let at = Scenario::ALL.iter().position(|scenario| *scenario == job.scenario);
-        let (at, role) = (at.expect("one of them"), job.role as usize);
+        let (at, role) = job.row();
         loop {
             let done = stage.trial(Some(strike));
             self.score.tried.fetch_add(1, Relaxed);
@@ -310,7 +375,7 @@ pub fn discover(folder: &Path) {
     // SAFETY: this process has one thread.
     unsafe { std::env::set_var("XDG_RUNTIME_DIR", folder) };
     let mut met = vec![[false; 2]; points().len()];
-    for job in jobs(false).into_iter().chain(jobs(true).into_iter().filter(|job| job.part == 0)) {
+    for job in jobs(None).into_iter().chain(jobs(Some(1))) {
         let began = Instant::now();
         let run = || -> Result<Vec<u64>, String> {
             let mut stage = Stage::new(arena, job.scenario, job.role, folder)?;
