@@ -7,8 +7,7 @@ use std::sync::Arc;
 use callgate_points::at;
 use windows_sys::Win32::Foundation::{HANDLE, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::System::Threading::{
-    INFINITE, RegisterWaitForSingleObject, UnregisterWaitEx, WT_EXECUTEINWAITTHREAD,
-    WT_EXECUTEONLYONCE,
+    INFINITE, RegisterWaitForSingleObject, UnregisterWaitEx, WT_EXECUTEONLYONCE,
 };
 
 use super::Port;
@@ -45,6 +44,9 @@ impl RegisteredWait {
     ) -> io::Result<RegisteredWait> {
         let told = Box::into_raw(Box::new(Told { port: port.clone(), key }));
         let mut wait = std::ptr::null_mut();
+        // Told by a thread of the pool, not by the one that waits (WT_EXECUTEINWAITTHREAD): under Wine 8 that one counts the
+        // callback before it takes the pool's lock, and who unregisters the wait in between takes it out of a list in which
+        // it is not. Rarely that ended the process, where servers began and ended all the time.
         // SAFETY: the object is open, as the caller promises; what is told stays until the wait is unregistered, with no
         // callback running any more.
         let registered = ok(at!("sys.poller.register", unsafe {
@@ -54,7 +56,7 @@ impl RegisteredWait {
                 Some(tell),
                 told.cast(),
                 INFINITE,
-                WT_EXECUTEONLYONCE | WT_EXECUTEINWAITTHREAD,
+                WT_EXECUTEONLYONCE,
             )
         }));
         if let Err(error) = registered {
