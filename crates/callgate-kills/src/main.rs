@@ -183,6 +183,6 @@ fn effort(length: &str, rest: &[&str], kind: &'static str, actions: &'static [u3
     let limit = limit(rest, if long { 48 * 3_600 } else { 600 });
     let seed = seed();
     eprintln!("{kind}: seed {seed}; repeat with CALLGATE_SEED={seed}");
-    let (strikes, slow_lanes) = if long { (1_000, 60) } else { (3, 20) };
+    let (strikes, slow_lanes) = if long { (1_000, 40) } else { (3, 20) };
     Effort { strikes, limit, lanes: 3, slow_lanes, seed, actions, kind }
 }

@@ -404,6 +404,7 @@ pub fn until<T>(
     mut look: impl FnMut() -> Result<Option<T>, String>,
 ) -> Result<T, String> {
     let until_ns = clock::deadline_ns(BOUND);
+    let mut nap = Duration::from_micros(50);
     loop {
         if let Some(value) = look()? {
             return Ok(value);
@@ -411,7 +412,8 @@ pub fn until<T>(
         if clock::now_ns() > until_ns {
             return Err(format!("not within {BOUND:?}: {what}"));
         }
-        // Between two looks only: the machine has work to do meanwhile.
-        std::thread::sleep(Duration::from_micros(50));
+        // Between two looks only: the machine has work to do meanwhile, of which dozens of lanes wait like this one.
+        std::thread::sleep(nap);
+        nap = (nap * 2).min(Duration::from_millis(2));
     }
 }
