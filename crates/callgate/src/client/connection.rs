@@ -469,7 +469,7 @@ impl Drop for Connection {
         if let Some(token) = self.watch_token.get()
             && self.is_ours()
         {
-            super::watch::forget(*token);
+            super::watch::forget(*token, self);
         }
     }
 }

@@ -61,9 +61,14 @@ pub(super) fn watch(connection: &Shared) -> io::Result<()> {
 }
 
 /// Stops watching a connection that is about to be unmapped.
-pub(super) fn forget(token: u64) {
-    if let Ok(watcher) = current() {
-        lock(&watcher.watched).remove(&token);
+///
+/// The poller, too: its socket is closed by another thread, perhaps much later where a peer has that thread wait, and until
+/// then would be told to have ended again and again.
+pub(super) fn forget(token: u64, connection: &Connection) {
+    let Ok(watcher) = current() else { return };
+    let was_watched = lock(&watcher.watched).remove(&token).is_some();
+    if was_watched {
+        watcher.unwatch(connection);
     }
 }
 
@@ -184,23 +189,25 @@ impl Watcher {
         let is_process = token % 2 == 1;
         let key = token - token % 2;
         let connection = lock(&self.watched).get(&key).and_then(Weak::upgrade);
-        let Some(connection) = connection else {
-            lock(&self.watched).remove(&key);
-            return;
-        };
+        // It goes just now, and is forgotten by whoever drops it.
+        let Some(connection) = connection else { return };
         // Messages first: a reply may refer to memory that was announced just before the server's death.
         connection.receive();
         if is_process {
             connection.closed();
         }
         if connection.has_ended() {
-            let _ = self.poller.remove(&connection.socket);
-            let _ = self.poller.remove(&connection.server_process);
             lock(&self.watched).remove(&key);
+            self.unwatch(&connection);
             if !connection.leave_owner() {
                 lock(&self.asleep).push(Arc::downgrade(&connection));
             }
         }
+    }
+
+    fn unwatch(&self, connection: &Connection) {
+        let _ = self.poller.remove(&connection.socket);
+        let _ = self.poller.remove(&connection.server_process);
     }
 
     fn tidy(&self) {

@@ -215,7 +215,7 @@ impl Admission {
     }
 
     fn drop_half_open(&mut self, token: u64, why: &'static str) {
-        if let Some(half_open) = self.half_open.remove(&token) {
+        if let Some(half_open) = self.take(token) {
             self.count_refusal();
             tracing::warn!(
                 pid = half_open.caller.pid,
@@ -225,6 +225,14 @@ impl Admission {
             );
             refuse(&half_open.socket, Refusal(Reason::TooSlow, 0));
         }
+    }
+
+    /// Takes a handshake out of those that are not finished, and out of the poller: its socket is closed by another thread,
+    /// perhaps much later where a peer has that thread wait, and until then would be found ready again and again.
+    fn take(&mut self, token: u64) -> Option<HalfOpen> {
+        let half_open = self.half_open.remove(&token)?;
+        let _ = self.shared.door.remove(&half_open.socket);
+        Some(half_open)
     }
 
     fn count_refusal(&self) {
@@ -239,20 +247,19 @@ impl Admission {
             Ok(received) => received,
             Err(RecvError::Empty) => return,
             Err(RecvError::Closed) => {
-                self.half_open.remove(&token);
+                self.take(token);
                 return;
             }
             Err(RecvError::Os(error)) => {
                 tracing::warn!(%error, "cannot receive from a new client");
-                if let Some(half_open) = self.half_open.remove(&token) {
+                if let Some(half_open) = self.take(token) {
                     self.count_refusal();
                     refuse(&half_open.socket, Refusal(Reason::Exhausted, 0));
                 }
                 return;
             }
         };
-        let Some(HalfOpen { socket, caller }) = self.half_open.remove(&token) else { return };
-        let _ = self.shared.door.remove(&socket);
+        let Some(HalfOpen { socket, caller }) = self.take(token) else { return };
         if received.lost_fd {
             self.count_refusal();
             tracing::warn!(pid = caller.pid, "no descriptor is left for a client's memory");
