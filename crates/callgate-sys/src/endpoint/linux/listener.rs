@@ -14,7 +14,8 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, accept_with, bind as bind_to, listen, socket_with,
+    AddressFamily, Shutdown, SocketFlags, SocketType, accept_with, bind as bind_to, listen,
+    shutdown, socket_with,
 };
 
 use super::address::{FileId, Folder, file_id};
@@ -32,8 +33,8 @@ const BACKLOG: i32 = 4096;
 
 /// A server's listening socket, and its right to the name.
 ///
-/// Dropping it removes the socket file, if it is still this one's, and then gives up the instance
-/// lock; in a forked child it does neither. Any thread may use it.
+/// Dropping it removes the socket file, if it is still this one's, hangs up on clients that wait, and then gives up the
+/// instance lock; in a forked child it does nothing. Any thread may use it.
 #[derive(Debug)]
 pub struct Listener {
     /// Clients that were not accepted may have sent something already.
@@ -203,6 +204,11 @@ impl Drop for Listener {
             let _ =
                 at!("sys.endpoint.unlink", unlinkat(&self.folder, &self.name, AtFlags::empty()));
         }
+        // A child that is forked while another thread closes the socket has a copy that listens on. So nobody is let in any
+        // more, and nobody is left in the queue: there are only so many of them, and no others can come. (Without a descriptor
+        // to spare they stay there until the last copy is closed.)
+        let _ = at!("sys.endpoint.shut_listener", shutdown(&self.socket, Shutdown::Both));
+        while let Ok(Some(_waits)) = self.accept() {}
     }
 }
 

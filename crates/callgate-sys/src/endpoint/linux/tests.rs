@@ -1,3 +1,4 @@
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use super::*;
 use crate::clock::deadline_ns;
 use crate::endpoint::{BindError, ConnectError};
 use crate::process::pid;
-use crate::testing::{Child, readable_soon};
+use crate::testing::{Child, hangs_up, readable_soon};
 
 struct Place {
     _dir: tempfile::TempDir,
@@ -123,6 +124,20 @@ fn a_child_that_drops_the_listener_removes_nothing() {
     assert!(child.join());
     connect(&place.socket, None).unwrap();
     assert!(matches!(place.bind(), Err(BindError::InUse { .. })));
+}
+
+/// As a child has one that was forked in the moment in which the socket is closed.
+#[test]
+fn a_copy_of_its_socket_lets_nobody_in_and_keeps_nobody_waiting() {
+    let place = place();
+    let listener = place.bind().unwrap();
+    let other_name = place.socket.with_file_name("other.sock");
+    std::fs::hard_link(&place.socket, &other_name).unwrap();
+    let waiting: Vec<_> = (0..3).map(|_| connect(&other_name, None).unwrap()).collect();
+    let _copy = listener.as_fd().try_clone_to_owned().unwrap();
+    drop(listener);
+    assert!(waiting.iter().all(hangs_up));
+    assert!(not_running(&other_name));
 }
 
 #[test]
