@@ -2,39 +2,15 @@
 //! meanwhile could be the one that waits.
 #![cfg(all(target_os = "linux", not(callgate_sim)))]
 
-use std::io::Write;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+mod lingering;
+
 use std::time::{Duration, Instant};
 
 use callgate_sys::socket::Socket;
 
-/// What would take an hour, if somebody waited.
-const LINGER_S: i32 = 3_600;
-const BOUND: Duration = Duration::from_secs(60);
+use lingering::lingering;
 
-/// A socket that takes an hour to close while the connection's other end lives and does not read: a connection that
-/// lingers lies in its queue.
-fn lingering() -> (Socket, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let mut connection = TcpStream::connect(address).expect("connected");
-    let (other, _) = listener.accept().expect("accepted");
-    connection.set_nonblocking(true).expect("an option");
-    while connection.write(&[0; 1 << 16]).is_ok() {}
-    connection.set_nonblocking(false).expect("an option");
-    let linger = libc::linger { l_onoff: 1, l_linger: LINGER_S };
-    // SAFETY: the option is a live local of the size that is given.
-    let set = unsafe {
-        let (option, size) = ((&raw const linger).cast(), size_of::<libc::linger>());
-        let socket = connection.as_raw_fd();
-        libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_LINGER, option, size as u32)
-    };
-    assert_eq!(set, 0);
-    let (queue, sender) = Socket::pair().expect("sockets");
-    sender.send(b"x", Some(connection.as_fd())).expect("sent");
-    (queue, other)
-}
+const BOUND: Duration = Duration::from_secs(60);
 
 fn open_sockets() -> usize {
     let links = std::fs::read_dir("/proc/self/fd").expect("a directory");

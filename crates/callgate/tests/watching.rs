@@ -2,44 +2,47 @@
 //! test closes anything meanwhile.
 #![cfg(target_os = "linux")]
 
-use std::io::Write;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
-use std::time::Duration;
+#[path = "../../callgate-sys/tests/lingering/mod.rs"]
+mod lingering;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use callgate::{Call, Client, Server};
-use callgate_sys::socket::Socket;
 
-/// A socket that takes an hour to close while the other end of what lies in its queue lives and does not read.
-fn lingering() -> (Socket, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let mut connection = TcpStream::connect(address).expect("connected");
-    let (other, _) = listener.accept().expect("accepted");
-    connection.set_nonblocking(true).expect("an option");
-    while connection.write(&[0; 1 << 16]).is_ok() {}
-    connection.set_nonblocking(false).expect("an option");
-    let hour = Duration::from_secs(3_600);
-    rustix::net::sockopt::set_socket_linger(&connection, Some(hour)).expect("an option");
-    let (queue, sender) = Socket::pair().expect("sockets");
-    sender.send(b"x", Some(connection.as_fd())).expect("sent");
-    (queue, other)
+use lingering::lingering;
+
+const BOUND: Duration = Duration::from_secs(60);
+
+/// Where the kernel tells of the thread of this name, which has just begun, perhaps, and not said its name.
+fn task(thread: &str) -> PathBuf {
+    let began = Instant::now();
+    loop {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("a directory");
+        let mut folders = tasks.filter_map(|task| Some(task.ok()?.path()));
+        let is_it = |folder: &PathBuf| {
+            std::fs::read_to_string(folder.join("comm")).is_ok_and(|name| name.trim() == thread)
+        };
+        if let Some(found) = folders.find(is_it) {
+            return found;
+        }
+        assert!(began.elapsed() < BOUND, "no thread is named {thread}");
+        std::thread::yield_now();
+    }
 }
 
-/// How long the thread of this name has run.
-fn ran(thread: &str) -> Duration {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("a directory");
-    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
-    let mut folders = tasks.map(|task| task.expect("an entry").path());
-    let task = folders.find(|task| read(task.join("comm")).trim() == thread);
-    let text = read(task.expect("it runs").join("schedstat"));
+/// How long a thread has run.
+fn ran(task: &Path) -> Duration {
+    let text = std::fs::read_to_string(task.join("schedstat")).expect("it runs");
     Duration::from_nanos(text.split(' ').next().and_then(|ns| ns.parse().ok()).expect("a number"))
 }
 
 fn stays_quiet(thread: &str) {
-    let (before, looked) = (ran(thread), Duration::from_millis(500));
+    let task = task(thread);
+    let (before, looked) = (ran(&task), Duration::from_millis(500));
+    // Nothing is waited for: it is the time that is looked at.
     std::thread::sleep(looked);
-    let took = ran(thread) - before;
+    let took = ran(&task) - before;
     assert!(took < looked / 10, "{thread} ran for {took:?} of {looked:?}");
 }
 
