@@ -23,7 +23,7 @@ pub const IDS: u64 = 1 << 40;
 pub fn call_for_ever(arena: &'static Arena, path: &Path, scenario: Scenario) -> ! {
     let may_be_away = scenario.restarts();
     // Slow scenarios stand beside many of their kind.
-    let thinks = Duration::from_micros(if scenario.is_slow() { 100_000 } else { 200 });
+    let thinks = Duration::from_micros(if scenario.is_slow() { 20_000 } else { 200 });
     let mut options = ClientOptions::default();
     options.wait = WaitPolicy::LowestCpu;
     options.timeout = Some(BOUND);

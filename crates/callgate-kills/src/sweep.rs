@@ -2,8 +2,8 @@
 //!
 //! Lanes work beside each other. Each has its own survivors, and takes a job (a scenario and a role) at a time: it
 //! learns which places the victim passes there and how often, and then strikes at each. First every place everywhere, a
-//! few times; then those that were struck seldom, wherever they are passed; then the rest. So whenever a run ends, the
-//! place that was struck least was struck as often as can be.
+//! few times; then those that were struck seldom, wherever they are passed; then the rest. So a run that ends early has
+//! few places that were struck much less than others.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -20,9 +20,9 @@ use crate::trial::{Role, Stage, Strike};
 
 const SCENARIOS: usize = Scenario::ALL.len();
 const ROLES: [Role; 2] = [Role::Client, Role::Server];
-/// Strikes at a place before the next one's turn, in a quick scenario.
+/// Strikes at a place before the next one's turn.
 const EACH: u32 = 20;
-/// The same at first in a slow one.
+/// The same in a slow scenario, the first time.
 const EACH_SLOW: u32 = 3;
 /// After so many failures there is something to look at.
 const FAILURES_MAX: u64 = 20;
