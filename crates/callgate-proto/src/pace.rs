@@ -52,6 +52,10 @@ pub enum Policy {
 /// What a wake-up of a sleeping peer costs, in nanoseconds; spinning longer than this to avoid one is a loss.
 pub const WAKE_NS: u64 = 50_000;
 
+/// What a wake-up of a halted CPU can take, in nanoseconds. On a virtual machine 70 to 130 us were seen, for seconds on end:
+/// a worker that gives up before its client has woken up pays that for each call, and so does the client.
+pub const SLOW_WAKE_NS: u64 = 4 * WAKE_NS;
+
 /// Beyond so many bytes a wake-up is nothing beside the message.
 const WORTH_BYTES_MAX: u64 = 32 << 20;
 

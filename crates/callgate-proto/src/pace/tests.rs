@@ -135,7 +135,7 @@ fn a_worker_with_long_calls_sleeps_as_its_clients_do() {
     let mut pace = WorkerPace::default();
     assert!(!pace.sleeps_at_once(Policy::Balanced));
     pace.worked(Some(100_000));
-    assert!(pace.sleeps_at_once(Policy::Balanced) && pace.budget_ns(Policy::Balanced) == 0);
+    assert!(pace.sleeps_at_once(Policy::Balanced) && pace.budget_ns(Policy::Balanced, false) == 0);
     assert!(!pace.sleeps_at_once(Policy::LowestLatency));
     pace.worked(Some(3_000));
     assert!(!pace.sleeps_at_once(Policy::Balanced));
@@ -166,27 +166,38 @@ fn a_gap_settles_where_the_answer_comes() {
 #[test]
 fn a_worker_stops_polling_when_it_does_not_pay() {
     let mut pace = WorkerPace::default();
-    assert!(pace.budget_ns(Policy::Balanced) > 0);
+    assert!(pace.budget_ns(Policy::Balanced, false) > 0);
     pace.dry();
-    assert!(pace.budget_ns(Policy::Balanced) > 0, "one dry poll is no pattern");
+    assert!(pace.budget_ns(Policy::Balanced, false) > 0, "one dry poll is no pattern");
     pace.dry();
-    let skipped = (0..100).take_while(|_| pace.budget_ns(Policy::Balanced) == 0).count();
+    let skipped = (0..100).take_while(|_| pace.budget_ns(Policy::Balanced, false) == 0).count();
     assert_eq!(skipped, 8);
     pace.dry();
-    let skipped = (0..100).take_while(|_| pace.budget_ns(Policy::Balanced) == 0).count();
+    let skipped = (0..100).take_while(|_| pace.budget_ns(Policy::Balanced, false) == 0).count();
     assert_eq!(skipped, 16);
     pace.paid();
     pace.dry();
-    assert!(pace.budget_ns(Policy::Balanced) > 0);
+    assert!(pace.budget_ns(Policy::Balanced, false) > 0);
+}
+
+#[test]
+fn a_worker_polls_until_a_client_that_slept_has_woken_up() {
+    let mut pace = WorkerPace::default();
+    assert_eq!(pace.budget_ns(Policy::Balanced, false), 2 * WAKE_NS);
+    pace.served(Think::from_ns(1_000), 0);
+    assert_eq!(pace.budget_ns(Policy::Balanced, false), SLOW_WAKE_NS + WAKE_NS);
+    assert_eq!(pace.budget_ns(Policy::Balanced, true), 2 * WAKE_NS, "it may wait for this CPU");
+    pace.served(Think::UNKNOWN, 0);
+    assert_eq!(pace.budget_ns(Policy::Balanced, false), 2 * WAKE_NS);
 }
 
 #[test]
 fn a_worker_does_not_poll_for_a_client_that_thinks_long() {
     let mut pace = WorkerPace::default();
     pace.served(Think::from_ns(1_000_000), 0);
-    assert_eq!(pace.budget_ns(Policy::Balanced), 0);
-    assert!(pace.budget_ns(Policy::LowestLatency) > 0);
+    assert_eq!(pace.budget_ns(Policy::Balanced, false), 0);
+    assert!(pace.budget_ns(Policy::LowestLatency, false) > 0);
     pace.served(Think::from_ns(1_000), 0);
-    assert!(pace.budget_ns(Policy::Balanced) > 0);
-    assert_eq!(pace.budget_ns(Policy::LowestCpu), 0);
+    assert!(pace.budget_ns(Policy::Balanced, false) > 0);
+    assert_eq!(pace.budget_ns(Policy::LowestCpu, false), 0);
 }

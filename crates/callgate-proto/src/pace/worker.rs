@@ -1,6 +1,6 @@
 //! What a server's worker decides, and what it learns.
 
-use super::{LATENCY_SPIN_NS, Policy, WAKE_NS, worth_ns};
+use super::{LATENCY_SPIN_NS, Policy, SLOW_WAKE_NS, WAKE_NS, worth_ns};
 use crate::body::Think;
 
 /// What a server's worker does when it has nothing to do. Owned by one thread.
@@ -29,8 +29,8 @@ impl WorkerPace {
         }
     }
 
-    /// How long to poll before sleeping, in nanoseconds; 0: sleep now.
-    pub fn budget_ns(&mut self, policy: Policy) -> u64 {
+    /// How long to poll before sleeping, in nanoseconds; 0: sleep now. `shares_cpu`: clients wait for this CPU, or may.
+    pub fn budget_ns(&mut self, policy: Policy, shares_cpu: bool) -> u64 {
         match policy {
             Policy::LowestLatency => return LATENCY_SPIN_NS,
             Policy::LowestCpu => return 0,
@@ -40,7 +40,12 @@ impl WorkerPace {
             self.skip -= 1;
             return 0;
         }
-        if self.sleeps_at_once(policy) { 0 } else { WAKE_NS + worth_ns(self.bytes) }
+        if self.sleeps_at_once(policy) {
+            return 0;
+        }
+        // Who says how long it thinks has slept for its last answer, so it may have to wake up first.
+        let wakes = self.think.ns_max().is_some() && !shares_cpu;
+        if wakes { SLOW_WAKE_NS + worth_ns(self.bytes) } else { WAKE_NS + worth_ns(self.bytes) }
     }
 
     /// Whether the last calls took long, so that their clients sleep.

@@ -65,7 +65,8 @@ impl<H: Handler> Worker<H> {
         let now_ns = clock::now_ns();
         if rest.began_ns == 0 {
             rest.began_ns = now_ns;
-            rest.budget_ns = self.pace.budget_ns(policy);
+            let shares_cpu = self.is_crowded() || self.habit.yields_first();
+            rest.budget_ns = self.pace.budget_ns(policy, shares_cpu);
         }
         if let Some(took_ns) = yielded_ns {
             self.habit = self.habit.yielded(took_ns, false);
