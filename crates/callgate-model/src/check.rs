@@ -174,14 +174,14 @@ impl State {
         self.conns.iter().filter(|conn| conn.end.is_none() && !conn.shut).all(|conn| {
             let mut conn = conn.clone();
             conn.recall(config);
-            let kept = if config.tidy { None } else { conn.kept };
+            let spare = if config.tidy { None } else { conn.spare };
             let available = conn.on_submitter(|submitter, _| submitter.available());
             available == usize::from(config.cells) - 1
                 && !conn.locked
                 && conn.given_up.is_empty()
                 && conn.deferred == 0
-                && conn.blocks.iter().all(Option::is_none)
-                && (0..).zip(&conn.mine).all(|(at, region)| !region.live || kept == Some(at))
+                && conn.on_spare.is_none()
+                && (0..).zip(&conn.mine).all(|(at, region)| !region.live || spare == Some(at))
                 && conn.unsent.is_empty()
                 && (!config.tidy || conn.theirs.iter().all(|region| !region.live))
         })

@@ -72,32 +72,20 @@ impl State {
                 At::Unlock(conn, drawn.sent, ring)
             }
             At::Unlock(conn, sent, ring) => self.unlock(config, conn, sent, ring),
-            At::Looked(conn, word, kept) => {
-                if config.has(Mutant::KeptFilledTooEarly) {
-                    let (call, _) = self.call(config, who)?;
-                    self.conn(conn).mine[usize::from(kept)].content = call;
-                }
-                let began = self.conn(conn).on_lease(|lease| {
-                    (lease.word() == word).then(|| lease.begin_with(|| Some(()))).flatten()
-                });
-                match began {
-                    Some((lone, ())) => At::Fill(conn, lone.word(), kept),
-                    None => At::Place(conn),
+            At::Begin(conn, block) => {
+                match self.conn(conn).on_lease(callgate_proto::chain::Lease::begin) {
+                    Some(lone) => At::Lone(conn, lone.word(), Some(block)),
+                    None => At::Draw(conn, Some(block)),
                 }
             }
-            At::Fill(conn, word, kept) => {
-                let (call, _) = self.call(config, who)?;
-                self.conn(conn).mine[usize::from(kept)].content = call;
-                At::Lone(conn, word, Some(kept))
-            }
-            At::Lone(conn, word, kept) => {
+            At::Lone(conn, word, spare) => {
                 let (call, _) = self.call(config, who)?;
                 let lone = Lone::from_word(word);
                 let cell = lone.cell();
                 let head = RequestHead { method: call.into(), next: cell, think: Think::UNKNOWN };
                 let short = [call];
-                let content = match kept {
-                    Some(kept) => Content::Far(place_in(kept)),
+                let content = match spare {
+                    Some(spare) => Content::Far(place_in(spare)),
                     None => Content::Short(&short),
                 };
                 let bell = self.conn(conn).on_cell(cell, |real| {
@@ -106,9 +94,9 @@ impl State {
                 let bell = bell.filter(|_| !config.has(Mutant::NoRing));
                 let ring = bell.map_or(Rings::No, |bell| bell.of(cell).into());
                 let turn = lone.turn().value();
-                let kept = kept.is_some();
-                let sent = Sent { call, turn, cell, next: cell, block: None, kept };
-                if ring == Rings::No { At::Wait(conn, sent) } else { At::Ring(conn, sent, ring) }
+                let on_spare = spare.is_some();
+                let sent = Sent { call, turn, cell, next: cell, block: None, on_spare };
+                self.published(config, conn, sent, ring)
             }
             At::Ring(conn, sent, ring) => {
                 match ring {
@@ -159,11 +147,18 @@ impl State {
                 if same { At::Asleep(conn, sent) } else { At::Wait(conn, sent) }
             }
             At::Gone(conn, sent) => return self.look_once_more(config, who, conn, sent),
-            At::GaveUp(conn, sent) => {
+            At::GaveUp(conn, mut sent) => {
                 if self.conn(conn).locked {
                     return None;
                 }
                 self.conn(conn).recall(config);
+                if std::mem::take(&mut sent.on_spare) {
+                    let it = self.conn(conn);
+                    it.on_spare = None;
+                    if !config.has(Mutant::SpareLeftAtCancel) {
+                        sent.block = sent.block.or(it.spare.take());
+                    }
+                }
                 if config.has(Mutant::CellFreedAtCancel) {
                     self.conn(conn).on_submitter(|submitter, _| submitter.put_back(sent.cell));
                 } else {
@@ -200,18 +195,18 @@ impl State {
         let Some(conn) = usable else { return self.connect(config, who, choice) };
         self.callers[who].at = match choice {
             0 if kind.alone && kind.far_request => {
-                let it = self.conn(conn);
-                let (word, kept) = (it.lease, it.kept?);
-                // Looks whether it is lent; a copy, so that nothing begins.
-                callgate_proto::chain::Lease::from_word(word).begin_with(|| Some(()))?;
-                At::Looked(conn, word, kept)
+                let on_spare = &mut self.conn(conn).on_spare;
+                if on_spare.is_none() {
+                    *on_spare = Some(who as u8);
+                }
+                At::Place(conn)
             }
             0 if kind.alone && !kind.impatient => {
                 let lone = self.conn(conn).on_lease(callgate_proto::chain::Lease::begin)?;
                 At::Lone(conn, lone.word(), None)
             }
-            1 if kind.far_request => At::Place(conn),
-            1 => At::Draw(conn, None),
+            1 if kind.far_request && !kind.alone => At::Place(conn),
+            1 if !kind.far_request => At::Draw(conn, None),
             _ => return None,
         };
         Some(())
@@ -243,14 +238,21 @@ impl State {
         if recalls {
             self.conn(conn).recall(config);
         }
-        let mut ticket = self.conn(conn).on_submitter(|submitter, _| submitter.draw(kind.alone));
+        let on_spare = self.conn(conn).on_spare == Some(who as u8);
+        // Who has a far request and no right to the spare region is not alone.
+        let alone = kind.alone && (block.is_none() || on_spare);
+        let mut ticket = self.conn(conn).on_submitter(|submitter, _| submitter.draw(alone));
         if ticket.is_none() {
             self.collect_late_replies(conn);
             ticket = self.conn(conn).on_submitter(|submitter, _| submitter.draw(false));
         }
         let Some(ticket) = ticket else {
             if let Some(block) = block {
-                self.conn(conn).mine[usize::from(block)].live = false;
+                let it = self.conn(conn);
+                it.mine[usize::from(block)].live = false;
+                if on_spare {
+                    it.spare = None;
+                }
             }
             let ended = self.conn(conn).end.is_some();
             let outcome = if ended { Outcome::NotStarted } else { Outcome::TooMany };
@@ -261,7 +263,7 @@ impl State {
         it.unreleased = None;
         it.locked = true;
         let (turn, cell, next) = (ticket.turn.value(), ticket.cell, ticket.next);
-        let sent = Sent { call, turn, cell, next, block, kept: false };
+        let sent = Sent { call, turn, cell, next, block, on_spare };
         let drawn = Drawn { sent, detour: ticket.detour() };
         if let Some((_, word)) = drawn.detour
             && config.has(Mutant::DetourBeforeRequest)
@@ -296,14 +298,10 @@ impl State {
         let drawn = Drawn { sent, detour: None };
         let it = self.conn(conn);
         let block = sent.block;
-        if block.is_none() {
-            it.on_submitter(|submitter, lease| submitter.lend(lease, &drawn.ticket()));
-        } else if it
-            .on_submitter(|submitter, lease| submitter.lend_with_kept(lease, &drawn.ticket()))
-        {
-            it.let_go_of_kept();
-            it.kept = sent.block.take();
-            sent.kept = true;
+        let is_lent = it.on_submitter(|submitter, lease| submitter.lend(lease, &drawn.ticket()));
+        if sent.on_spare {
+            // The region stays with the caller, or the connection keeps it.
+            *(if is_lent { &mut sent.block } else { &mut it.spare }) = None;
         }
         if let Some(block) = block
             && config.has(Mutant::AnnouncedTooLate)
@@ -313,6 +311,13 @@ impl State {
         }
         self.collect_late_replies(conn);
         self.conn(conn).locked = false;
+        self.published(config, conn, sent, ring)
+    }
+
+    fn published(&mut self, config: &Config, conn: u8, sent: Sent, ring: Rings) -> At {
+        if sent.on_spare && config.has(Mutant::SpareLeftTooEarly) {
+            self.conn(conn).on_spare = None;
+        }
         if ring == Rings::No { At::Wait(conn, sent) } else { At::Ring(conn, sent, ring) }
     }
 
@@ -353,6 +358,7 @@ impl State {
         choice: u8,
     ) -> Option<()> {
         let reply = self.reply_of(conn, sent)?;
+        self.leave_spare(who, conn);
         let Body::Far(place) = reply.body else {
             if choice > 0 {
                 return None;
@@ -422,7 +428,7 @@ impl State {
             // By the lease; not where it has slept.
             let turn = Turn::from_value(sent.turn);
             let by_lease = may_be_next
-                && (!far || sent.kept)
+                && (!far || sent.on_spare)
                 && sent.block.is_none()
                 && self.conn(conn).on_lease(|lease| lease.end_of(turn, sent.cell));
             if !by_lease {
@@ -448,9 +454,19 @@ impl State {
         Some(())
     }
 
+    /// A caller gives back the right to the spare region, if it has it.
+    fn leave_spare(&mut self, who: usize, conn: u8) {
+        if let Some(it) = self.conns.get_mut(usize::from(conn))
+            && it.on_spare == Some(who as u8)
+        {
+            it.on_spare = None;
+        }
+    }
+
     /// A call has ended, or is repeated.
     fn ended(&mut self, config: &Config, who: usize, conn: u8, outcome: Outcome) {
         let Some((call, kind)) = self.call(config, who) else { return };
+        self.leave_spare(who, conn);
         let ghost = &mut self.ghosts[usize::from(call)];
         let runs: u8 = ghost.runs.iter().sum();
         let mut outcome = outcome;

@@ -80,12 +80,14 @@ pub enum Mutant {
     RegionHeldAfterReply,
     /// A reply's room is used again before its client has let go of it.
     RoomUsedAgainTooEarly,
-    /// Who recalls the place of a call leaves the memory there that the call has.
-    KeptThoughInUse,
-    /// A request is written into the memory that is kept before its call has begun.
-    KeptFilledTooEarly,
+    /// Who needs room takes the spare region though a caller has it.
+    SpareTakenThoughInUse,
+    /// A caller gives the spare region back when it has published its request.
+    SpareLeftTooEarly,
+    /// The region of a call that was given up stays the spare one.
+    SpareLeftAtCancel,
     /// Where the place is recalled, the reply that was read there last is not released.
-    KeptPlaceUnreleased,
+    LentPlaceUnreleased,
 }
 
 /// What a model is of.
@@ -204,8 +206,8 @@ impl Config {
             Config {
                 tidy: true,
                 ..Config::base(
-                    "kept",
-                    "lone far calls in one place: the memory of the last request, used again, recalled, taken by another",
+                    "spare",
+                    "lone far calls in one place: the memory of the last request, used again, let go of, taken by another",
                     vec![vec![far, ask], vec![ask, SUBMIT]],
                 )
             },

@@ -8,9 +8,9 @@
 //!
 //! | step | stands for |
 //! | --- | --- |
-//! | `At::Idle` | `Client::connection`, `Client::reconnect`; or `Lease::begin` in `Client::exchange` |
-//! | `At::Lone` | `publish_lone`: `Cell::publish_request` |
-//! | `At::Place`, `Room` | `Connection::place`, `make_room`, `announce`, `flush_retires` |
+//! | `At::Idle` | `Client::connection`, `Client::reconnect`; `Lease::begin` in `Client::exchange`; `Connection::on_spare` |
+//! | `At::Place`, `Room` | `Connection::room`, `place`, `make_room`, `announce`, `flush_retires` |
+//! | `At::Begin`, `Lone` | `Connection::send_lone`: `Lease::begin`; `publish_lone`: `Cell::publish_request` |
 //! | `At::Draw` | `Connection::send`: `Submitter::recall`, `Submitter::draw`, `wait_for_cell` |
 //! | `At::Publish`, `Lead`, `Disarm` | `chain::publish`: `Cell::publish_request`, `Detour::lead`, `Cell::disarm` |
 //! | `At::Unlock`, `At::Ring` | `Submitter::lend`, `collect_late_replies`; `Connection::ring` |
@@ -18,7 +18,7 @@
 //! | `At::Arming`, `Falling`, `Asleep` | `Cell::arm_reply`, `futex::wait` |
 //! | `At::Gone` | the last look of `Wait::sleep`, `Connection::end_error`: `Header::last_taken` |
 //! | `At::GaveUp` | `Connection::give_up`, after `Cell::cancel` |
-//! | `At::Read`, `Hold` | `receive`, `receive_far`, `Connection::find`; the reply's life |
+//! | `At::Read`, `Hold` | `leave_spare`; `receive`, `receive_far`, `Connection::find`; the reply's life |
 //! | `At::Finish` | `Lease::end`, `Lease::end_of`, `Connection::finish`: `Submitter::put_back`, `Cell::release` |
 //! | `step_watcher` | `Watcher::attend`, `wake_sleepers`, `Connection::tidy` |
 //! | `WorkerAt::Poll` | `handle_next`: `Intake::take_into`, `find`, `was_given_up`; `read_messages`; a look at the phase |
@@ -34,9 +34,9 @@
 //!
 //! What is left out: time (whatever may time out may do so at once; the slices of a sleep are left out, since they
 //! would hide a wake-up that was lost), decisions of pacing (a thread may look or sleep whenever it could), who waits
-//! for room (they are told that there is none), a client's full socket, the memory that a lone caller keeps for its
-//! next far request (loom and callgate's tests/kept.rs have that), the client's lane (which connection is the present
-//! one is found in one step), a worker with several connections, several workers, and lies.
+//! for room (they are told that there is none; that they find what is spare, or are told, is loom's), a client's full
+//! socket, the client's lane (which connection is the present one is found in one step), a worker with several
+//! connections, several workers, and lies.
 
 mod acyclic;
 mod check;

@@ -66,10 +66,10 @@ pub struct Sent {
     pub cell: u16,
     /// The cell that it named.
     pub next: u16,
-    /// The region that its request lies in.
+    /// The region that its request lies in, if that is the connection's to keep.
     pub block: Option<u8>,
-    /// Whether that is, or was when its place was recalled, the one that is kept.
-    pub kept: bool,
+    /// Whether its caller has the right to the spare region.
+    pub on_spare: bool,
 }
 
 /// A drawn call, as plain values.
@@ -121,10 +121,8 @@ pub enum At {
     Disarm(u8, Drawn, Rings),
     /// Holds the lock, has published.
     Unlock(u8, Sent, Rings),
-    /// Saw that the place is lent, and which region is kept; about to begin.
-    Looked(u8, u64, u8),
-    /// Begun at the lent place, about to write its request into the region that is kept.
-    Fill(u8, u64, u8),
+    /// Has written its request into this region, the spare one; about to begin at the lent place.
+    Begin(u8, u8),
     /// Begun at the lent place, about to publish; the region that its request lies in.
     Lone(u8, u64, Option<u8>),
     /// About to ring.
@@ -161,8 +159,7 @@ impl At {
             | At::Lead(conn, ..)
             | At::Disarm(conn, ..)
             | At::Unlock(conn, ..)
-            | At::Looked(conn, ..)
-            | At::Fill(conn, ..)
+            | At::Begin(conn, _)
             | At::Lone(conn, ..)
             | At::Ring(conn, ..)
             | At::Wait(conn, _)

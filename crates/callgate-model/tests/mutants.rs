@@ -90,10 +90,15 @@ fn memory_that_is_freed_too_early_is_found() {
 }
 
 #[test]
-fn memory_that_is_kept_and_used_by_two_is_found() {
-    is_found(named("memory"), Mutant::KeptThoughInUse);
-    is_found(named("kept"), Mutant::KeptFilledTooEarly);
-    is_found(small("kept"), Mutant::KeptPlaceUnreleased);
+fn spare_memory_that_is_used_by_two_is_found() {
+    is_found(named("spare"), Mutant::SpareTakenThoughInUse);
+    is_found(named("spare"), Mutant::SpareLeftTooEarly);
+    is_found(named("memory"), Mutant::SpareLeftAtCancel);
+}
+
+#[test]
+fn a_lent_place_that_is_not_released_is_found() {
+    is_found(small("spare"), Mutant::LentPlaceUnreleased);
 }
 
 #[test]

@@ -149,26 +149,15 @@ impl Submitter {
         false
     }
 
-    /// Lends the place of the call that was drawn last, and of those after it, if that one names its own cell. Nothing else
-    /// may be done with the chain before [`Submitter::recall`].
+    /// Lends the place of the call that was drawn last, and of those after it, if that one names its own cell; returns
+    /// whether it does. Then nothing else may be done with the chain before [`Submitter::recall`].
     #[inline]
-    pub fn lend(&mut self, lease: &Lease, drawn: &Ticket) {
-        self.lend_as(lease, drawn, false);
-    }
-
-    /// The same where the call that was drawn has what is kept with the place. Returns whether it is lent.
-    #[inline]
-    pub fn lend_with_kept(&mut self, lease: &Lease, drawn: &Ticket) -> bool {
-        self.lend_as(lease, drawn, true)
-    }
-
-    #[inline]
-    fn lend_as(&mut self, lease: &Lease, drawn: &Ticket, kept: bool) -> bool {
+    pub fn lend(&mut self, lease: &Lease, drawn: &Ticket) -> bool {
         debug_assert!(!self.lent, "lent already");
         let number = before(self.number);
         self.lent = drawn.next == drawn.cell && lease::can_lend(number, drawn.turn);
         if self.lent {
-            lease.lend(number, drawn.cell, kept);
+            lease.lend(number, drawn.cell);
         }
         self.lent
     }
@@ -180,22 +169,22 @@ impl Submitter {
         self.lent
     }
 
-    /// Takes back what was lent, and tells how it was left. Then a lone call that was begun and has not ended counts as drawn.
+    /// Takes back what was lent. Then a lone call that was begun and has not ended counts as drawn. If the last one has
+    /// ended, returns its cell, which is the next call's.
     #[inline]
-    pub fn recall(&mut self, lease: &Lease) -> Left {
-        if std::mem::take(&mut self.lent)
-            && let Some(recalled) = lease.recall()
-        {
-            self.number = recalled.number;
-            self.turn = Turn::of_number(recalled.number);
-            if recalled.in_use {
-                return if recalled.kept { Left::InUse(self.cell) } else { Left::Nothing };
-            }
-            self.out -= 1;
-            self.taken = false;
-            return Left::Ended(self.cell);
+    pub fn recall(&mut self, lease: &Lease) -> Option<u16> {
+        if !std::mem::take(&mut self.lent) {
+            return None;
         }
-        Left::Nothing
+        let recalled = lease.recall()?;
+        self.number = recalled.number;
+        self.turn = Turn::of_number(recalled.number);
+        if recalled.in_use {
+            return None;
+        }
+        self.out -= 1;
+        self.taken = false;
+        Some(self.cell)
     }
 
     /// Cell of the next call, if nothing is drawn or put back before.
@@ -217,17 +206,6 @@ impl Submitter {
     pub fn available(&self) -> usize {
         self.free.len() - 1 - self.out
     }
-}
-
-/// How the callers of a place that was lent have left it; see [`Submitter::recall`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// It was not lent, or its call goes on and uses nothing that is kept.
-    Nothing,
-    /// The last call in this cell, which is the next call's, has ended.
-    Ended(u16),
-    /// The call in this cell goes on, and has what was kept.
-    InUse(u16),
 }
 
 /// The server's end, owned by the worker that serves the connection.

@@ -11,7 +11,7 @@ mod sleepers;
 
 use crate::body::{Body, Content, Inline, ReplyHead, RequestHead, Think};
 use crate::cell::{Deadline, Doorbell, Ring, Turn};
-use crate::chain::{Deferred, Intake, Lease, Left, Submitter, publish};
+use crate::chain::{Deferred, Intake, Lease, Submitter, publish};
 use crate::layout::{Cell, Detour, Header};
 use crate::life::{Kept, Life};
 use crate::lock::{LockWord, TryWord};

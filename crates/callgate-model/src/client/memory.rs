@@ -21,6 +21,15 @@ impl State {
             return Some(());
         }
         let it = self.conn(conn);
+        let on_spare = it.on_spare == Some(who as u8);
+        if let Some(at) = it.spare.filter(|_| on_spare && spare.is_none()) {
+            if choice > 0 {
+                return None;
+            }
+            it.mine[usize::from(at)].content = call;
+            self.callers[who].at = At::Begin(conn, at);
+            return Some(());
+        }
         if it.locked || choice > 0 {
             return None;
         }
@@ -29,14 +38,7 @@ impl State {
             self.ended(config, who, conn, Outcome::NotStarted);
             return Some(());
         }
-        if spare.is_none()
-            && let Some(kept) = self.conn(conn).kept.take()
-        {
-            self.conn(conn).mine[usize::from(kept)].content = call;
-            self.callers[who].at = At::Draw(conn, Some(kept));
-            return Some(());
-        }
-        self.conn(conn).let_go_of_kept();
+        it.let_go_of_spare(config);
         self.collect_late_replies(conn);
         let it = self.conn(conn);
         let mut placed = Conn::place(&mut it.mine, config.regions, call);
@@ -47,7 +49,7 @@ impl State {
             placed = Placed::Grow;
         }
         self.callers[who].at = match (placed, spare) {
-            (Placed::At(at), _) => At::Draw(conn, Some(at)),
+            (Placed::At(at), _) => self.placed(who, conn, at),
             // Whoever waits for room is not modelled.
             (Placed::Full, _) => {
                 self.ended(config, who, conn, Outcome::NoMemory);
@@ -80,7 +82,18 @@ impl State {
             it.mine[usize::from(at)].told = true;
             it.to_server.push(Message::Region(at));
         }
-        At::Draw(conn, Some(at))
+        self.placed(who, conn, at)
+    }
+
+    /// The request has a region: the spare one of a caller that is alone.
+    fn placed(&mut self, who: usize, conn: u8, at: u8) -> At {
+        let it = self.conn(conn);
+        if it.on_spare == Some(who as u8) {
+            it.spare = Some(at);
+            At::Begin(conn, at)
+        } else {
+            At::Draw(conn, Some(at))
+        }
     }
 
     pub(super) fn release(&mut self, conn: u8, cell: u16) {
@@ -198,7 +211,7 @@ impl State {
             }
             5 if config.tidy => {
                 it.recall(config);
-                if it.let_go_of_kept() {
+                if it.let_go_of_spare(config) {
                     return Some(());
                 }
                 let in_use = config.has(Mutant::RetiredInUse);

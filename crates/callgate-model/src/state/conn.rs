@@ -1,9 +1,7 @@
 //! A connection: what lies in shared memory, what each side keeps of it, and what its socket holds.
 
 use callgate_proto::cell::Doorbell;
-use callgate_proto::chain::{
-    Deferred, Intake, IntakeValues, Lease, Left, Submitter, SubmitterValues,
-};
+use callgate_proto::chain::{Deferred, Intake, IntakeValues, Lease, Submitter, SubmitterValues};
 use callgate_proto::layout::{Cell, Detour};
 use callgate_proto::snapshot::CellWords;
 
@@ -78,10 +76,10 @@ pub struct Conn {
     pub end: Option<End>,
     /// Client: calls that were given up and not answered yet.
     pub given_up: Vec<Sent>,
-    /// Client: the region of a lone caller's last far request, for its next one.
-    pub kept: Option<u8>,
-    /// Client: the region that the call in each cell had from there when its place was recalled.
-    pub blocks: Vec<Option<u8>>,
+    /// Client: the spare region, for the next far request; or that of the caller who has the right to it.
+    pub spare: Option<u8>,
+    /// Client: the caller who has that right.
+    pub on_spare: Option<u8>,
     /// Client: the cell of a far reply that was read and not released.
     pub unreleased: Option<u16>,
     /// Client: its regions, by id.
@@ -135,8 +133,8 @@ impl Conn {
             locked: false,
             end: None,
             given_up: Vec::new(),
-            kept: None,
-            blocks: vec![None; cells.into()],
+            spare: None,
+            on_spare: None,
             unreleased: None,
             mine: Vec::new(),
             unsent: Vec::new(),
@@ -193,33 +191,30 @@ impl Conn {
 
     /// Takes the place of the next call back, as `Submit::recall`.
     pub fn recall(&mut self, config: &Config) {
-        match self.on_submitter(|submitter, lease| submitter.recall(lease)) {
-            Left::Nothing => {}
-            Left::Ended(cell) => {
-                if self.kept.is_some() && !config.has(Mutant::KeptPlaceUnreleased) {
-                    self.unreleased = Some(cell);
-                }
-            }
-            Left::InUse(_) if config.has(Mutant::KeptThoughInUse) => {}
-            Left::InUse(cell) => self.blocks[usize::from(cell)] = self.kept.take(),
+        let ended = self.on_submitter(|submitter, lease| submitter.recall(lease));
+        let has_memory = self.mine.iter().any(|region| !region.retired);
+        if ended.is_some() && has_memory && !config.has(Mutant::LentPlaceUnreleased) {
+            self.unreleased = ended;
         }
     }
 
-    /// Gives the region of a request back, if its call had one.
+    /// Gives the region of a request back, if the connection keeps it.
     pub fn give_back(&mut self, sent: Sent) {
-        let kept = self.blocks[usize::from(sent.cell)].take();
-        for block in sent.block.into_iter().chain(kept) {
+        if let Some(block) = sent.block {
             self.mine[usize::from(block)].live = false;
         }
     }
 
-    /// Gives the region back that is kept for the next request; whether there was one.
-    pub fn let_go_of_kept(&mut self) -> bool {
-        let kept = self.kept.take();
-        if let Some(kept) = kept {
-            self.mine[usize::from(kept)].live = false;
+    /// Gives the spare region back, if no caller has it; whether there was one.
+    pub fn let_go_of_spare(&mut self, config: &Config) -> bool {
+        if self.on_spare.is_some() && !config.has(Mutant::SpareTakenThoughInUse) {
+            return false;
         }
-        kept.is_some()
+        let spare = self.spare.take();
+        if let Some(spare) = spare {
+            self.mine[usize::from(spare)].live = false;
+        }
+        spare.is_some()
     }
 
     /// Runs the protocol's code on the lease.

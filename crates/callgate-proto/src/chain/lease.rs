@@ -2,7 +2,7 @@
 //! the lock of the [`Submitter`](super::Submitter).
 //!
 //! ```text
-//! word   bits  0..2    0 not lent, 1 lent, 2 lent and in use, 3 that, and what is kept is in use, too
+//! word   bits  0..2    0 not lent, 1 lent, 2 lent and in use
 //!        bits  2..16   the cell
 //!        bits 16..64   number of the next call; in use: of the call that was begun
 //!
@@ -14,9 +14,8 @@
 //! any           not lent      who holds the lock       swap   call n, if one was begun, ends under the lock
 //! ```
 //!
-//! With the place something may be **kept** for its callers: the client keeps the memory of the last far request there. It
-//! is the lock holder's to change, but while a call has it, which says so when it begins. That call ends by giving it back
-//! with the place, or under the lock; who recalls the place meanwhile is told that it is with the call.
+//! What a caller puts aside for the next one, or for who recalls the place, it puts aside before it ends its call: who
+//! has the place after it sees that, and whose call does not end at the lease ends it under the lock.
 //!
 //! Who recalls the place need not wait until a call that was begun is published: it goes to another cell with a detour,
 //! and the server follows that only after call n, for which it waits at the place that was lent.
@@ -29,7 +28,6 @@ use crate::sync::{AtomicU64, Ordering};
 const NONE: u64 = 0;
 const LENT: u64 = 1;
 const IN_USE: u64 = 2;
-const IN_USE_KEPT: u64 = 3;
 const STATE_MASK: u64 = 0b11;
 const CELL_SHIFT: u32 = 2;
 const CELL_MASK: u64 = (1 << (NUMBER_SHIFT - CELL_SHIFT)) - 1;
@@ -53,8 +51,6 @@ pub(super) struct Recalled {
     pub(super) number: u64,
     /// Whether the call before it was begun and has not ended.
     pub(super) in_use: bool,
-    /// Whether that call has what is kept.
-    pub(super) kept: bool,
 }
 
 /// Whether a call's number can be told from what a lease holds, and its turn from its number.
@@ -100,22 +96,12 @@ impl Lease {
         began.is_ok().then_some(Lone(used))
     }
 
-    /// The same for a call that uses what is kept, if `look` finds that it serves. It may look at what is being changed,
-    /// and then the call does not begin: nothing but `Some` may follow from what it sees, before this returns.
+    /// The cell of the next call, if the place is lent and nobody uses it at this moment: a hint.
     #[inline(always)]
     #[must_use]
-    pub fn begin_with<T>(&self, look: impl FnOnce() -> Option<T>) -> Option<(Lone, T)> {
-        // EDGE lease (other end: `end`): Acquire orders the last caller's reads of its reply, and what was kept before,
-        // before our look and our use of the cell. A word says `lent(n)` once only, so the exchange below need not say so.
-        let lent = self.0.load(Ordering::Acquire);
-        if lent & STATE_MASK != LENT || lent >> NUMBER_SHIFT >= NUMBER_MAX {
-            return None;
-        }
-        let seen = look()?;
-        let used = lent - LENT + IN_USE_KEPT;
-        // EDGE kept (other end: `recall`): Release orders our look before what is done under the lock to what is kept.
-        let began = self.0.compare_exchange(lent, used, Ordering::Release, Ordering::Relaxed);
-        began.is_ok().then_some((Lone(used), seen))
+    pub fn likely_cell(&self) -> Option<u16> {
+        let lent = self.0.load(Ordering::Relaxed);
+        (lent & STATE_MASK == LENT).then(|| Lone(lent).cell())
     }
 
     /// Ends a call whose reply was read. False when the place was recalled meanwhile: end it under the lock.
@@ -123,7 +109,8 @@ impl Lease {
     #[must_use]
     pub fn end(&self, lone: Lone) -> bool {
         let lent = (lone.0 & !STATE_MASK | LENT) + (1 << NUMBER_SHIFT);
-        // EDGE lease (other ends: `begin`, `recall`): Release orders our reads of the reply before the reuse of its cell.
+        // EDGE lease (other ends: `begin`, `recall`): Release orders our reads of the reply before the reuse of its cell, and
+        // hands on what we put aside.
         self.0.compare_exchange(lone.0, lent, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
@@ -136,27 +123,24 @@ impl Lease {
         lone.0 & IN_USE != 0 && lone.turn() == turn && lone.cell() == cell && self.end(lone)
     }
 
-    /// Lends the place of a lone call to who drew it, under the lock. `kept`: the call has what is kept.
+    /// Lends the place of a lone call to who drew it, under the lock.
     #[inline]
-    pub(super) fn lend(&self, number: u64, cell: u16, kept: bool) {
+    pub(super) fn lend(&self, number: u64, cell: u16) {
         // Relaxed: the drawer goes on by itself, and hands over with `end`.
-        let state = if kept { IN_USE_KEPT } else { IN_USE };
-        let used = number << NUMBER_SHIFT | u64::from(cell) << CELL_SHIFT | state;
+        let used = number << NUMBER_SHIFT | u64::from(cell) << CELL_SHIFT | IN_USE;
         self.0.store(used, Ordering::Relaxed);
     }
 
     /// Takes the place back, under the lock. `None` if it was not lent.
     #[inline]
     pub(super) fn recall(&self) -> Option<Recalled> {
-        // EDGE lease (other end: `end`): Acquire orders the last caller's reads of its reply before our use of the cell.
-        // EDGE kept (other end: `begin_with`): and its look at what is kept before we change that.
+        // EDGE lease (other end: `end`): Acquire orders the last caller's reads of its reply before our use of the cell, and
+        // what it put aside before our look at that.
         let lent = self.0.swap(NONE, Ordering::Acquire);
         let number = lent >> NUMBER_SHIFT;
         match lent & STATE_MASK {
-            LENT => Some(Recalled { number, in_use: false, kept: false }),
-            state @ (IN_USE | IN_USE_KEPT) => {
-                Some(Recalled { number: after(number), in_use: true, kept: state == IN_USE_KEPT })
-            }
+            LENT => Some(Recalled { number, in_use: false }),
+            IN_USE => Some(Recalled { number: after(number), in_use: true }),
             _ => None,
         }
     }

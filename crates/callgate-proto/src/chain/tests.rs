@@ -246,13 +246,14 @@ fn a_place_is_lent_once_and_comes_back_as_it_was_left() {
         let (mut submitter, lease) = (Submitter::new(4), Lease::default());
         assert!(lease.begin().is_none(), "nothing is lent");
         let first = submitter.draw(true).expect("free");
-        submitter.lend(&lease, &first);
-        assert!(lease.begin().is_none(), "it is in use");
+        assert!(!submitter.is_lent() && submitter.lend(&lease, &first) && submitter.is_lent());
+        assert!(lease.begin().is_none() && lease.likely_cell().is_none(), "it is in use");
         assert!(!lease.end_of(first.turn.next(), first.cell), "another turn's");
         assert!(!lease.end_of(first.turn, first.cell + 1), "another cell's");
         let (mut turn, mut lone) = (first.turn, None);
         for call in 1..=calls {
             if call > 1 {
+                assert_eq!(lease.likely_cell(), Some(first.cell));
                 let begun = lease.begin().expect("lent");
                 turn = turn.next();
                 assert_eq!((begun.turn(), begun.cell()), (turn, first.cell));
@@ -267,8 +268,8 @@ fn a_place_is_lent_once_and_comes_back_as_it_was_left() {
                 assert!(done);
             }
         }
-        submitter.recall(&lease);
-        submitter.recall(&lease);
+        assert_eq!(submitter.recall(&lease), ended.then_some(first.cell));
+        assert_eq!(submitter.recall(&lease), None, "nothing is lent");
         assert!(lease.begin().is_none() && !lease.end_of(turn, first.cell), "it was recalled");
         assert_eq!(submitter.number(), calls + 1);
         assert_eq!(submitter.available(), if ended { 3 } else { 2 });
@@ -285,62 +286,17 @@ fn a_place_is_lent_once_and_comes_back_as_it_was_left() {
 }
 
 #[test]
-fn what_is_kept_with_a_place_is_the_lock_holders_or_a_calls() {
-    let (mut submitter, lease) = (Submitter::new(4), Lease::default());
-    assert_eq!(lease.begin_with(|| Some(())), None, "nothing is lent");
-    let first = submitter.draw(true).expect("free");
-    assert!(!submitter.is_lent() && submitter.lend_with_kept(&lease, &first));
-    assert!(submitter.is_lent() && lease.begin_with(|| Some(())).is_none(), "it is in use");
-    assert!(lease.end_of(first.turn, first.cell));
-    assert_eq!(lease.begin_with(|| None::<()>), None, "what is kept does not serve");
-    let (second, seen) = lease.begin_with(|| Some(7)).expect("lent");
-    assert_eq!((second.turn(), second.cell(), seen), (first.turn.next(), first.cell, 7));
-    assert!(lease.end_of(second.turn(), second.cell()));
-    // A call without it goes between.
-    let third = lease.begin().expect("lent");
-    assert!(third.turn() == second.turn().next() && lease.end(third));
-    let (fourth, ()) = lease.begin_with(|| Some(())).expect("lent");
-    assert!(lease.end(fourth));
-    assert_eq!(submitter.recall(&lease), Left::Ended(first.cell));
-    assert_eq!((submitter.recall(&lease), submitter.number()), (Left::Nothing, 5));
-    // A place that is recalled meanwhile: what is kept stays with the call that has it.
-    for (drawn_with, begun_with) in
-        [(true, None), (false, None), (true, Some(true)), (true, Some(false))]
-    {
-        let ticket = submitter.draw(true).expect("free");
-        match drawn_with {
-            true => assert!(submitter.lend_with_kept(&lease, &ticket)),
-            false => submitter.lend(&lease, &ticket),
-        }
-        let mut has_it = drawn_with;
-        if let Some(with) = begun_with {
-            assert!(lease.end_of(ticket.turn, ticket.cell));
-            has_it = with;
-            let lone =
-                if with { lease.begin_with(|| Some(())).map(|it| it.0) } else { lease.begin() };
-            assert_eq!(lone.expect("lent").turn(), ticket.turn.next());
-        }
-        let left = if has_it { Left::InUse(ticket.cell) } else { Left::Nothing };
-        assert_eq!(submitter.recall(&lease), left);
-        assert_eq!(submitter.available(), 2);
-        assert!(submitter.put_back(ticket.cell));
-    }
-    let elsewhere = submitter.draw(false).expect("free");
-    assert!(!submitter.lend_with_kept(&lease, &elsewhere));
-}
-
-#[test]
 fn a_call_that_names_another_cell_lends_nothing() {
     let (mut submitter, lease) = (Submitter::new(4), Lease::default());
     let ticket = submitter.draw(false).expect("free");
-    submitter.lend(&lease, &ticket);
+    assert!(!submitter.lend(&lease, &ticket));
     assert!(!lease.end_of(ticket.turn, ticket.cell), "nothing is lent");
     // Nor does one whose number and turn have parted.
     let mut late = Submitter::new(4);
     late.turn = Turn::of_number(7);
     let ticket = late.draw(true).expect("free");
-    late.lend(&lease, &ticket);
-    assert!(!late.lent && !lease.end_of(ticket.turn, ticket.cell), "nothing is lent");
+    assert!(!late.lend(&lease, &ticket) && !late.lent);
+    assert!(!lease.end_of(ticket.turn, ticket.cell), "nothing is lent");
 }
 
 #[test]

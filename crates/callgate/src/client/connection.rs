@@ -2,10 +2,10 @@
 //!
 //! The order of locks is `submit`, then `incoming`; neither is held while a caller waits for a reply.
 
-mod kept;
 mod memory;
 mod room;
 mod sent;
+mod spare;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use callgate_proto::Violation;
 use callgate_proto::arena::{Block, Outgoing, REGIONS_MAX};
 use callgate_proto::body::{Body, Content, Place};
-use callgate_proto::cell::{Deadline, Ring};
+use callgate_proto::cell::Ring;
 use callgate_proto::chain::{Era, Lease, Submitter, Ticket, may_have_run, publish};
 use callgate_proto::life::Life;
 use callgate_proto::pace::{CallerPace, Thinking};
@@ -30,8 +30,11 @@ use crate::options::ClientOptions;
 use crate::region::{ControlView, Incoming, SharedBytes, Unusable};
 use crate::wait::{SLEEPERS_MAX, wake_sleepers};
 
-use kept::KeptRoom;
+use super::sending::publish_lone;
+
 pub(crate) use sent::{Sending, Sent};
+use spare::Spare;
+pub(super) use spare::{OnSpare, Room};
 
 /// Messages read from the socket at a time.
 const MESSAGES_MAX: usize = 4 * REGIONS_MAX;
@@ -57,8 +60,8 @@ pub(crate) struct Connection {
     submit: Mutex<Submit>,
     /// The place of the next call, while it is lent. Who has the lock has the place: it was recalled.
     pub(super) lease: Lease,
-    /// What who has the place sees of `Submit::kept`.
-    kept: KeptRoom,
+    /// Room for the next far request, where the last one lay.
+    spare: Spare,
     room: Condvar,
     room_waiters: AtomicU32,
     incoming: Mutex<Incoming>,
@@ -79,10 +82,9 @@ struct Submit {
     out: Outgoing<PayloadWriter>,
     unsent_retires: Vec<u32>,
     given_up: Vec<Sent>,
-    /// Where the request of the call in each cell lies, if that is far; as long as need be.
+    /// Where the request of the call in each cell lies, if that is far and its caller does not keep the room; as long as
+    /// need be.
     blocks: Vec<Option<Block>>,
-    /// Where the last far request of a lone caller lay, for the next one's. Not while a call has it without the lock.
-    kept: Option<Block>,
     /// The cell of a far reply that was read and not released, since the next call goes there, which says the same. Or of
     /// one that was short: it is not known where the place was lent.
     unreleased: Option<u16>,
@@ -116,7 +118,6 @@ impl Connection {
             unsent_retires: Vec::new(),
             given_up: Vec::new(),
             blocks: Vec::new(),
-            kept: None,
             unreleased: None,
             thinking: Thinking::default(),
             tidied_at: 0,
@@ -139,7 +140,7 @@ impl Connection {
             end: OnceLock::new(),
             submit: Mutex::new(submit),
             lease: Lease::default(),
-            kept: KeptRoom::default(),
+            spare: Spare::default(),
             room: Condvar::new(),
             room_waiters: AtomicU32::new(0),
             incoming: Mutex::new(Incoming::new(options.bytes, PayloadReader::accept_held)),
@@ -166,22 +167,34 @@ impl Connection {
     #[inline]
     fn submit(&self) -> MutexGuard<'_, Submit> {
         let mut submit = self.submit.lock();
-        submit.recall(&self.lease, &self.kept);
+        submit.recall(&self.lease);
         submit
     }
 
-    /// Publishes a call. On an error nothing was sent, and `block` has been given back.
+    /// Publishes a call of a caller that is alone, if the place of the next call is lent: without the lock.
+    #[inline]
+    pub(super) fn send_lone(&self, sending: Sending, content: Content<'_>) -> Option<Sent> {
+        let deadline = sending.deadline();
+        let lone = self.lease.begin()?;
+        let cell = self.control.cell(lone.cell());
+        let (bytes, is_far) = (content.len(), matches!(content, Content::Far(_)));
+        let bell = publish_lone(cell, lone, sending.method, deadline, content);
+        if let Some(bell) = bell {
+            self.ring(bell.of(lone.cell()));
+        }
+        Some(Sent::lone(lone, bell.is_some(), bytes, is_far))
+    }
+
+    /// Publishes a call. Where its request lies in a room, that is still in `room` afterwards if its caller is to keep it
+    /// until the reply is there. On an error nothing was sent, and the room has been given back.
     #[inline(always)]
     pub(super) fn send(
         &self,
         sending: Sending,
         content: Content<'_>,
-        block: Option<Block>,
+        room: &mut Option<Room>,
     ) -> Result<Sent, CallError> {
-        let deadline = match sending.deadline_ns {
-            Some(deadline_ns) => Deadline::encode(deadline_ns, clock::now_ns()),
-            None => Deadline::NONE,
-        };
+        let deadline = sending.deadline();
         let mut submit = self.submit();
         let ticket = match submit.submitter.draw(sending.alone) {
             Some(ticket) => ticket,
@@ -191,25 +204,26 @@ impl Connection {
                     ticket
                 }
                 Err(error) => {
-                    self.give_back(block);
+                    if let Some(room) = room.take() {
+                        self.give_back(room);
+                    }
                     return Err(error);
                 }
             },
         };
-        sys_process::will_write(self.control.cell(ticket.cell));
+        let Ticket { turn, cell, next, .. } = ticket;
+        sys_process::will_write(self.control.cell(cell));
         let era = Era::of(submit.submitter.number());
         // If there is one, it is this call's cell.
         submit.unreleased = None;
         let think = submit.thinking.ended(clock::now_ns);
         let (cells, detour) = (self.control.cells(), self.control.detour());
         let ring = publish(cells, detour, ticket, sending.method, think, deadline, content);
-        let (has_block, has_kept) = match block {
-            Some(block) => submit.lend_far(&self.lease, &self.kept, &ticket, block),
-            None => {
-                submit.submitter.lend(&self.lease, &ticket);
-                (false, false)
-            }
-        };
+        let is_far = matches!(content, Content::Far(_));
+        let is_lent = submit.submitter.lend(&self.lease, &ticket);
+        if !is_lent && let Some(room) = room.take() {
+            submit.keep_block(cell, room.block());
+        }
         if !submit.given_up.is_empty() {
             self.collect_late_replies(&mut submit);
         }
@@ -217,10 +231,9 @@ impl Connection {
         if ring != Ring::No {
             self.ring(ring);
         }
-        let Ticket { turn, cell, next, .. } = ticket;
         let bytes = u32::try_from(content.len()).unwrap_or(u32::MAX);
-        let rang = ring != Ring::No;
-        Ok(Sent { turn, era, cell, next, has_block, has_kept, rang, bytes })
+        let (is_far, has_block, rang) = (is_far, is_far && !is_lent, ring != Ring::No);
+        Ok(Sent { turn, era, cell, next, is_far, has_block, rang, bytes })
     }
 
     /// Wakes the server.
@@ -243,12 +256,13 @@ impl Connection {
     /// The server learns the latter from *released* or from the next request in the same cell. Where that is known to be
     /// the next call's cell nothing is stored, since the server polls that line, and would lose it and fetch it back.
     /// No other call can need the memory before; if none comes at all, `tidy` releases it. It surely comes while there is
-    /// memory for requests, as where a call has what is kept.
+    /// memory for requests, as where a call has just used some: that is retired under the lock only, and who takes that
+    /// recalls the place.
     #[inline]
     pub(super) fn finish(&self, sent: Sent, slept: bool, far: bool) {
         let cell = sent.cell;
         let may_be_next = sent.next == cell;
-        let without_lock = !slept && !sent.has_block && (!far || sent.has_kept);
+        let without_lock = !slept && !sent.has_block && (!far || sent.is_far);
         if may_be_next && without_lock && self.lease.end_of(sent.turn, cell) {
             return;
         }
@@ -266,7 +280,7 @@ impl Connection {
                 self.control.cell(cell).release();
             }
         }
-        if sent.has_block || sent.has_kept {
+        if sent.has_block {
             submit.give_back_block(cell);
         }
         let number = submit.submitter.number();
@@ -276,9 +290,12 @@ impl Connection {
     }
 
     /// Cancels a call that nobody waits for any more. Its cell and memory stay taken until its reply is there.
-    pub(super) fn give_up(&self, sent: Sent) {
+    pub(super) fn give_up(&self, sent: Sent, room: Option<Room>) {
         self.control.cell(sent.cell).cancel(sent.turn);
         let mut submit = self.submit();
+        if let Some(room) = room {
+            submit.keep_block(sent.cell, room.block());
+        }
         submit.given_up.push(sent);
         self.collect_late_replies(&mut submit);
         self.keep_tidy(&mut submit);

@@ -2,12 +2,11 @@
 
 use std::ops::{Deref, DerefMut};
 
-use callgate_proto::arena::Block;
-use callgate_proto::body::{Content, INLINE_MAX};
+use callgate_proto::body::{Content, INLINE_MAX, Place};
 
-use super::connection::{Sending, Sent, Shared};
+use super::connection::{Room, Sending, Sent, Shared};
 use super::pending::{Pending, Reply, wait_for};
-use super::sending::{check_caller, check_length};
+use super::sending::{check_caller, check_length, send_behind, send_from};
 use super::{Limit, time_limit};
 use crate::error::CallError;
 use crate::options::CallOptions;
@@ -26,15 +25,9 @@ pub struct Loan {
 enum Bytes {
     /// Short requests travel in the cell itself and are built in private memory.
     Short([u8; INLINE_MAX], usize),
-    /// The block is `None` once it was handed on.
-    Far(Option<Block>, *mut [u8]),
+    /// `None` once it was handed on.
+    Far(Option<Room>),
 }
-
-// SAFETY: the pointer leads to a block that this loan has for itself, in memory that its connection keeps mapped (see
-// `Loan::new`); access needs `&self` or `&mut self` as for a `Vec<u8>`.
-unsafe impl Send for Loan {}
-// SAFETY: as above; through `&self` the bytes are only read, and this process alone can write them.
-unsafe impl Sync for Loan {}
 
 impl Loan {
     pub(super) fn new(connection: Shared, len: usize, limit: &Limit) -> Result<Self, CallError> {
@@ -42,9 +35,10 @@ impl Loan {
         let bytes = if len <= INLINE_MAX {
             Bytes::Short([0; INLINE_MAX], len)
         } else {
-            // The block is this loan's alone, and the loan keeps the connection alive.
-            let (block, bytes) = connection.place(len as u64, limit.deadline_ns)?;
-            Bytes::Far(Some(block), bytes)
+            // The room is this loan's alone, and the loan keeps the connection alive.
+            let mut room = connection.on_spare().and_then(|mut spare| spare.take());
+            connection.room(&mut room, len as u64, limit.deadline_ns)?;
+            Bytes::Far(room)
         };
         Ok(Self { connection: Some(connection), bytes })
     }
@@ -53,17 +47,26 @@ impl Loan {
     ///
     /// # Errors
     /// As [`Client::call`](super::Client::call), but it is never repeated by the library.
-    pub fn call(self, options: CallOptions) -> Result<Reply, CallError> {
-        let (connection, sent, limit) = self.send(options, true)?;
-        wait_for(&connection, sent, &limit)
+    pub fn call(mut self, options: CallOptions) -> Result<Reply, CallError> {
+        let (connection, sending, limit) = self.part(options, true)?;
+        if let Bytes::Far(room) = &mut self.bytes
+            && let Some(mut spare) = connection.on_spare()
+        {
+            let place = put(&connection, room, &mut spare);
+            let sent = send_from(&connection, sending, place, &mut spare)?;
+            return wait_for(&connection, sent, Some(spare), &limit);
+        }
+        let sent = self.send(&connection, sending)?;
+        wait_for(&connection, sent, None, &limit)
     }
 
     /// Sends the request; wait for the reply later.
     ///
     /// # Errors
     /// As [`Client::submit`](super::Client::submit).
-    pub fn submit(self, options: CallOptions) -> Result<Pending, CallError> {
-        let (connection, sent, limit) = self.send(options, false)?;
+    pub fn submit(mut self, options: CallOptions) -> Result<Pending, CallError> {
+        let (connection, sending, limit) = self.part(options, false)?;
+        let sent = self.send(&connection, sending)?;
         Ok(Pending::new(connection, sent, limit.deadline_ns, limit.began_ns))
     }
 
@@ -72,11 +75,12 @@ impl Loan {
         self.connection.as_ref().is_some_and(|connection| connection.is_ours())
     }
 
-    fn send(
-        mut self,
+    /// Takes the connection, if the request can be sent over it.
+    fn part(
+        &mut self,
         options: CallOptions,
         alone: bool,
-    ) -> Result<(Shared, Sent, Limit), CallError> {
+    ) -> Result<(Shared, Sending, Limit), CallError> {
         let Some(connection) = &self.connection else {
             unreachable!("only sending takes the connection, and it consumes the loan")
         };
@@ -91,17 +95,39 @@ impl Loan {
         limit.check_at_start()?;
         let Some(connection) = self.connection.take() else { unreachable!("it was there above") };
         let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
-        let sent = match &mut self.bytes {
-            Bytes::Short(bytes, len) => {
-                connection.send(sending, Content::Short(&bytes[..*len]), None)?
-            }
-            Bytes::Far(block, _) => match block.take() {
-                Some(block) => connection.send(sending, Content::Far(block.place), Some(block))?,
-                None => unreachable!("only sending takes the block, and it consumes the loan"),
-            },
-        };
-        Ok((connection, sent, limit))
+        Ok((connection, sending, limit))
     }
+
+    fn send(&mut self, connection: &Shared, sending: Sending) -> Result<Sent, CallError> {
+        match &mut self.bytes {
+            Bytes::Short(bytes, len) => {
+                connection.send(sending, Content::Short(&bytes[..*len]), &mut None)
+            }
+            Bytes::Far(room) => {
+                // Who has no spare room is not alone.
+                let sending = Sending { alone: false, ..sending };
+                let place = of(room).place();
+                send_behind(connection, sending, Content::Far(place), room)
+            }
+        }
+    }
+}
+
+/// Puts a loan's room where the spare one is, or was.
+fn put(connection: &Shared, room: &mut Option<Room>, spare: &mut Option<Room>) -> Place {
+    let place = of(room).place();
+    std::mem::swap(room, spare);
+    if let Some(room) = room.take() {
+        connection.give_back(room);
+    }
+    place
+}
+
+fn of(room: &Option<Room>) -> &Room {
+    let Some(room) = room else {
+        unreachable!("only sending takes the room, and it consumes the loan")
+    };
+    room
 }
 
 impl Deref for Loan {
@@ -111,8 +137,8 @@ impl Deref for Loan {
         match &self.bytes {
             Bytes::Short(bytes, len) => &bytes[..*len],
             // SAFETY: valid and this loan's own (see `Loan::new`); no other process can write it.
-            Bytes::Far(_, bytes) if self.is_ours() => unsafe { &**bytes },
-            Bytes::Far(..) => &[],
+            Bytes::Far(Some(room)) if self.is_ours() => unsafe { &*room.bytes() },
+            Bytes::Far(_) => &[],
         }
     }
 }
@@ -123,19 +149,20 @@ impl DerefMut for Loan {
         match &mut self.bytes {
             Bytes::Short(bytes, len) => &mut bytes[..*len],
             // SAFETY: as in `deref`, and `&mut self` makes it exclusive.
-            Bytes::Far(_, bytes) if is_ours => unsafe { &mut **bytes },
-            Bytes::Far(..) => &mut [],
+            Bytes::Far(Some(room)) if is_ours => unsafe { &mut *room.bytes() },
+            Bytes::Far(_) => &mut [],
         }
     }
 }
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        if let Bytes::Far(block, _) = &mut self.bytes
+        if let Bytes::Far(room) = &mut self.bytes
             && let Some(connection) = &self.connection
             && connection.is_ours()
+            && let Some(room) = room.take()
         {
-            connection.give_back(block.take());
+            connection.give_back(room);
         }
     }
 }

@@ -7,7 +7,7 @@ use callgate_proto::pace::SizeClass;
 use callgate_sys::clock;
 
 use super::Limit;
-use super::connection::{Sent, Shared};
+use super::connection::{OnSpare, Sent, Shared};
 use crate::error::{CallError, Started};
 use crate::payload::Payload;
 use crate::region::SharedBytes;
@@ -50,7 +50,7 @@ impl Pending {
             return Err(CallError::Forked);
         }
         let limit = Limit { deadline_ns: self.deadline_ns, began_ns: self.began_ns };
-        wait_for(&connection, sent, &limit)
+        wait_for(&connection, sent, None, &limit)
     }
 
     /// Whether [`Pending::wait`] would return at once. Never blocks.
@@ -77,7 +77,7 @@ impl Drop for Pending {
             && connection.is_ours()
             && !connection.has_ended()
         {
-            connection.give_up(sent);
+            connection.give_up(sent, None);
         }
     }
 }
@@ -88,14 +88,19 @@ impl std::fmt::Debug for Pending {
     }
 }
 
-/// Blocks until a call that was sent has ended.
+/// Blocks until a call that was sent has ended. `spare`: if its request lies there.
 #[inline]
-pub(super) fn wait_for(connection: &Shared, sent: Sent, limit: &Limit) -> Result<Reply, CallError> {
+pub(super) fn wait_for(
+    connection: &Shared,
+    sent: Sent,
+    spare: Option<OnSpare<'_>>,
+    limit: &Limit,
+) -> Result<Reply, CallError> {
     let cell = connection.control.cell(sent.cell);
     let policy = connection.options.wait;
     let class = SizeClass::of(sent.bytes.into());
     let looked = first_looks(cell, sent.turn, &connection.pace, policy, sent.rang, class);
-    wait_on(connection, sent, limit, looked)
+    wait_on(connection, sent, spare, limit, looked)
 }
 
 /// The same, after the first looks.
@@ -103,14 +108,21 @@ pub(super) fn wait_for(connection: &Shared, sent: Sent, limit: &Limit) -> Result
 pub(super) fn wait_on(
     connection: &Shared,
     sent: Sent,
+    mut spare: Option<OnSpare<'_>>,
     limit: &Limit,
     looked: Result<bool, Violation>,
 ) -> Result<Reply, CallError> {
     let slept = match looked {
         Ok(true) => false,
-        Ok(false) => await_on(connection, sent, limit)?,
-        Err(violation) => return Err(without_reply(connection, sent, limit, Err(violation))),
+        Ok(false) => await_on(connection, sent, &mut spare, limit)?,
+        Err(violation) => {
+            return Err(without_reply(connection, sent, spare.as_mut(), limit, Err(violation)));
+        }
     };
+    if let Some(spare) = spare {
+        // The server has read what lies there (EDGE reply).
+        connection.leave_spare(spare);
+    }
     let Some(reply) = connection.control.cell(sent.cell).read_short_reply() else {
         return receive(connection, sent, slept);
     };
@@ -122,7 +134,12 @@ pub(super) fn wait_on(
 
 /// The rest of a wait that was not over at once.
 #[cold]
-fn await_on(connection: &Shared, sent: Sent, limit: &Limit) -> Result<bool, CallError> {
+fn await_on(
+    connection: &Shared,
+    sent: Sent,
+    spare: &mut Option<OnSpare<'_>>,
+    limit: &Limit,
+) -> Result<bool, CallError> {
     let wait = Wait {
         control: &connection.control,
         cell: connection.control.cell(sent.cell),
@@ -137,7 +154,7 @@ fn await_on(connection: &Shared, sent: Sent, limit: &Limit) -> Result<bool, Call
     };
     match wait.run() {
         Ok(Ended::Reply { slept }) => Ok(slept),
-        ended => Err(without_reply(connection, sent, limit, ended)),
+        ended => Err(without_reply(connection, sent, spare.as_mut(), limit, ended)),
     }
 }
 
@@ -145,12 +162,15 @@ fn await_on(connection: &Shared, sent: Sent, limit: &Limit) -> Result<bool, Call
 fn without_reply(
     connection: &Shared,
     sent: Sent,
+    spare: Option<&mut OnSpare<'_>>,
     limit: &Limit,
     ended: Result<Ended, Violation>,
 ) -> CallError {
+    // The server may read it yet: it is nobody's.
+    let room = spare.and_then(|spare| spare.take());
     match ended {
         Ok(Ended::TimedOut) => {
-            connection.give_up(sent);
+            connection.give_up(sent, room);
             let waited = crate::wait::since(limit.began_ns);
             return CallError::DeadlineExceeded { waited, started: Started::MayHaveRun };
         }
@@ -167,7 +187,7 @@ fn receive(connection: &Shared, sent: Sent, slept: bool) -> Result<Reply, CallEr
         match connection.control.cell(sent.cell).read_reply() {
             Ok(taken) => taken,
             Err(violation) => {
-                return Err(without_reply(connection, sent, &Limit::NONE, Err(violation)));
+                return Err(without_reply(connection, sent, None, &Limit::NONE, Err(violation)));
             }
         };
     connection.pace.note(head.hints(), cpus);

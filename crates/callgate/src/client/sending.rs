@@ -2,14 +2,14 @@
 
 use callgate_points::at;
 use callgate_proto::Violation;
-use callgate_proto::body::{Content, INLINE_MAX, RequestHead, Think};
+use callgate_proto::body::{Content, INLINE_MAX, Place, RequestHead, Think};
 use callgate_proto::cell::{Deadline, Doorbell};
 use callgate_proto::chain::Lone;
 use callgate_proto::layout as proto;
 use callgate_proto::pace::SizeClass;
 use callgate_sys::process;
 
-use super::connection::{Sending, Sent, Shared};
+use super::connection::{Connection, OnSpare, Room, Sending, Sent, Shared};
 use super::lane::OnLane;
 use super::pending::{Reply, wait_for, wait_on};
 use super::{Client, Limit, SERVING};
@@ -55,7 +55,7 @@ impl Client {
         if let Some(bell) = bell {
             connection.ring(bell.of(lone.cell()));
         }
-        let sent = Sent::lone(lone, bell.is_some(), request.len(), false);
+        let sent = Sent::lone(lone, bell.is_some(), request.len() as u64, false);
         let (pace, policy) = (&connection.pace, connection.options.wait);
         let looked = first_looks(cell, turn, pace, policy, bell.is_some(), SizeClass::SHORT);
         let Ok(true) = looked else {
@@ -83,7 +83,7 @@ impl Client {
         looked: Result<bool, Violation>,
     ) -> Result<Reply, CallError> {
         let Some(connection) = &*lane else { unreachable!("the call went over it") };
-        let reply = wait_on(connection, sent, &Limit::NONE, looked);
+        let reply = wait_on(connection, sent, None, &Limit::NONE, looked);
         self.leave(lane, options, request, &Limit::NONE, reply)
     }
 
@@ -104,8 +104,7 @@ impl Client {
             return self.leave(lane, options, request, limit, Err(error));
         }
         let Some(connection) = &*lane else { unreachable!("it was filled") };
-        let reply = send_alone(connection, options, request, limit)
-            .and_then(|sent| wait_for(connection, sent, limit));
+        let reply = call_over(connection, options, request, limit);
         self.leave(lane, options, request, limit, reply)
     }
 
@@ -150,8 +149,7 @@ impl Client {
         limit: &Limit,
     ) -> Result<Reply, CallError> {
         let connection = self.connection(limit)?;
-        let sent = send(&connection, options, request, limit, true)?;
-        wait_for(&connection, sent, limit)
+        call_over(&connection, options, request, limit)
     }
 }
 
@@ -168,28 +166,57 @@ pub(super) fn publish_lone(
     cell.publish_request(lone.turn(), head, deadline, content)
 }
 
-/// As [`send`], for the caller in the lane: a far request goes without the lock where it can.
+/// A call over this connection, whose caller waits for it.
 #[inline]
-fn send_alone(
+fn call_over(
     connection: &Shared,
     options: &CallOptions,
     request: &[u8],
     limit: &Limit,
-) -> Result<Sent, CallError> {
+) -> Result<Reply, CallError> {
     if request.len() > INLINE_MAX
-        && check_caller(connection).is_ok()
-        && check_length(connection, request.len()).is_ok()
-        && limit.check_at_start().is_ok()
+        && let Some(spare) = connection.on_spare()
     {
-        let sending =
-            Sending { method: options.method, deadline_ns: limit.deadline_ns, alone: true };
-        if let Some(sent) = connection.send_kept(sending, request) {
-            return Ok(sent);
-        }
+        return call_far(connection, options, request, limit, spare);
     }
-    send(connection, options, request, limit, true)
+    let sent = send(connection, options, request, limit, true)?;
+    wait_for(connection, sent, None, limit)
 }
 
+/// The same for a long request, which is written into the spare room.
+#[inline(never)]
+fn call_far(
+    connection: &Shared,
+    options: &CallOptions,
+    request: &[u8],
+    limit: &Limit,
+    mut spare: OnSpare<'_>,
+) -> Result<Reply, CallError> {
+    let sending = check(connection, options, request, limit, true)?;
+    let room = connection.room(&mut spare, request.len() as u64, sending.deadline_ns)?;
+    // SAFETY: the room is this call's alone, and the connection outlives this line, in the process that made it.
+    fill(unsafe { &mut *room.bytes() }, request);
+    let place = room.place();
+    let sent = send_from(connection, sending, place, &mut spare)?;
+    wait_for(connection, sent, Some(spare), limit)
+}
+
+/// Publishes the call of a caller that waits for it, whose request was written into the spare room: without the lock, if
+/// the place of the next call is lent.
+#[inline]
+pub(super) fn send_from(
+    connection: &Shared,
+    sending: Sending,
+    place: Place,
+    spare: &mut Option<Room>,
+) -> Result<Sent, CallError> {
+    match connection.send_lone(sending, Content::Far(place)) {
+        Some(sent) => Ok(sent),
+        None => send_behind(connection, sending, Content::Far(place), spare),
+    }
+}
+
+/// Publishes a call that is not waited for, or not at once.
 #[inline(never)]
 pub(super) fn send(
     connection: &Shared,
@@ -198,23 +225,43 @@ pub(super) fn send(
     limit: &Limit,
     alone: bool,
 ) -> Result<Sent, CallError> {
+    let sending = check(connection, options, request, limit, alone)?;
+    if request.len() <= INLINE_MAX {
+        return connection.send(sending, Content::Short(request), &mut None);
+    }
+    // Who has no spare room is not alone.
+    let sending = Sending { alone: false, ..sending };
+    let mut room = None;
+    let far = connection.room(&mut room, request.len() as u64, sending.deadline_ns)?;
+    // SAFETY: as in `call_far`.
+    fill(unsafe { &mut *far.bytes() }, request);
+    let place = far.place();
+    send_behind(connection, sending, Content::Far(place), &mut room)
+}
+
+/// Publishes a call with the lock.
+#[inline(never)]
+pub(super) fn send_behind(
+    connection: &Shared,
+    sending: Sending,
+    content: Content<'_>,
+    room: &mut Option<Room>,
+) -> Result<Sent, CallError> {
+    connection.send(sending, content, room)
+}
+
+#[inline]
+fn check(
+    connection: &Connection,
+    options: &CallOptions,
+    request: &[u8],
+    limit: &Limit,
+    alone: bool,
+) -> Result<Sending, CallError> {
     check_caller(connection)?;
     check_length(connection, request.len())?;
     limit.check_at_start()?;
-    let sending = Sending { method: options.method, deadline_ns: limit.deadline_ns, alone };
-    if request.len() <= INLINE_MAX {
-        connection.send(sending, Content::Short(request), None)
-    } else {
-        send_far(connection, sending, request)
-    }
-}
-
-#[inline(never)]
-fn send_far(connection: &Shared, sending: Sending, request: &[u8]) -> Result<Sent, CallError> {
-    let (block, place) = connection.place(request.len() as u64, sending.deadline_ns)?;
-    // SAFETY: the block was just placed, for this call alone, and the connection outlives this line.
-    fill(unsafe { &mut *place }, request);
-    connection.send(sending, Content::Far(block.place), Some(block))
+    Ok(Sending { method: options.method, deadline_ns: limit.deadline_ns, alone })
 }
 
 /// Copies a request to where the server will read it.
@@ -225,7 +272,7 @@ pub(super) fn fill(place: &mut [u8], request: &[u8]) {
 
 /// A worker that calls its own server would wait for itself.
 #[inline]
-pub(super) fn check_caller(connection: &Shared) -> Result<(), CallError> {
+pub(super) fn check_caller(connection: &Connection) -> Result<(), CallError> {
     let epoch = SERVING.get();
     if epoch != 0 && epoch == connection.welcome.epoch {
         return Err(CallError::WouldDeadlock);
@@ -234,7 +281,7 @@ pub(super) fn check_caller(connection: &Shared) -> Result<(), CallError> {
 }
 
 #[inline]
-pub(super) fn check_length(connection: &Shared, len: usize) -> Result<(), CallError> {
+pub(super) fn check_length(connection: &Connection, len: usize) -> Result<(), CallError> {
     let limit = connection.welcome.request_max;
     if len as u64 > limit {
         return Err(CallError::TooLarge { len: len as u64, limit });

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use callgate_proto::arena::{Block, Placing, REGION_MIN};
+use callgate_proto::chain::Lease;
 use callgate_proto::wire::Message;
 use callgate_sys::shm::{MemFd, PayloadWriter};
 use callgate_sys::socket::SendError;
@@ -10,32 +11,48 @@ use callgate_sys::sync::MutexGuard;
 use callgate_sys::{clock, process};
 
 use super::room::Waits;
-use super::{Connection, End, Submit};
+use super::{Connection, End, Room, Submit};
 use crate::error::{CallError, Started};
 use crate::options::WhenFull;
-use crate::region::block_bytes;
 
 /// Quiet seconds after which a connection keeps no payload memory at all.
 const QUIET_ROUNDS_MAX: u32 = 10;
 
 /// A region that was made and not announced.
-type Spare = (PayloadWriter, MemFd);
+type Fresh = (PayloadWriter, MemFd);
 
 impl Submit {
-    /// A live block with its bytes. A region with a live block is never retired.
+    /// Takes the place of the next call back.
     #[inline]
-    fn placed(&self, block: Block) -> (Block, *mut [u8]) {
-        (block, block_bytes(self.out.region(block), block.place))
+    pub(super) fn recall(&mut self, lease: &Lease) {
+        if self.submitter.is_lent() {
+            self.recall_lent(lease);
+        }
+    }
+
+    #[inline(never)]
+    fn recall_lent(&mut self, lease: &Lease) {
+        let ended = self.submitter.recall(lease);
+        // See `finish`: that last reply may have been a far one to a far request.
+        if ended.is_some() && self.out.total() > 0 {
+            self.unreleased = ended;
+        }
+    }
+
+    /// A block that was just placed.
+    #[inline]
+    fn room(&self, block: Block) -> Room {
+        Room::new(self.out.region(block), block)
     }
 
     /// Keeps the block of a request until its call has ended.
     #[inline]
-    pub(super) fn keep_block(&mut self, cell: u16, block: Option<Block>) {
+    pub(super) fn keep_block(&mut self, cell: u16, block: Block) {
         let cell = usize::from(cell);
         if self.blocks.len() <= cell {
             self.blocks.resize(cell + 1, None);
         }
-        self.blocks[cell] = block;
+        self.blocks[cell] = Some(block);
     }
 
     /// Gives the block of a cell's request back, if there is one.
@@ -48,64 +65,58 @@ impl Submit {
 }
 
 impl Connection {
-    /// Finds room for a request of `len` bytes in shared memory, making more when there is none. Also gives the room's
-    /// address: it is the caller's alone until it gives the block back, and mapped for as long as the connection lives.
-    #[inline]
-    pub(in crate::client) fn place(
+    /// Finds room for a request in all memory there is, with the spare one, which did not serve; makes more when there is
+    /// none.
+    pub(super) fn place(
         &self,
         len: u64,
+        misfit: Option<Room>,
         deadline_ns: Option<u64>,
-    ) -> Result<(Block, *mut [u8]), CallError> {
+    ) -> Result<Room, CallError> {
         let mut submit = self.submit();
+        if let Some(room) = misfit {
+            submit.out.give_back(room.block());
+        }
         if self.has_ended() {
             return Err(self.not_started());
         }
-        match submit.place(len, &self.kept) {
-            Placing::Placed(block) => {
-                let placed = submit.placed(block);
-                // Now, so that it comes while the payload is written.
-                process::will_write(self.control.cell(submit.submitter.next_cell()));
-                Ok(placed)
-            }
-            Placing::Grow(_) | Placing::Full => {
-                drop(submit);
-                self.make_room(len, deadline_ns)
-            }
+        if let Placing::Placed(block) = submit.out.place(len) {
+            // Now, so that it comes while the payload is written.
+            process::will_write(self.control.cell(submit.submitter.next_cell()));
+            return Ok(submit.room(block));
         }
+        drop(submit);
+        self.make_room(len, deadline_ns)
     }
 
     #[cold]
-    fn make_room(
-        &self,
-        len: u64,
-        deadline_ns: Option<u64>,
-    ) -> Result<(Block, *mut [u8]), CallError> {
+    fn make_room(&self, len: u64, deadline_ns: Option<u64>) -> Result<Room, CallError> {
         let began_ns = clock::now_ns();
         let mut submit = self.submit();
-        let mut spare: Option<Spare> = None;
+        let mut fresh: Option<Fresh> = None;
         loop {
             if self.has_ended() {
                 return Err(self.not_started());
             }
-            submit.let_go_of_kept(&self.kept);
+            self.let_go_of_spare(&mut submit);
             match submit.out.place(len) {
                 Placing::Placed(block) => {
-                    let placed = submit.placed(block);
-                    if let Some(fresh) = spare {
+                    let room = submit.room(block);
+                    if let Some(fresh) = fresh {
                         // Another thread made room meanwhile; ours was never announced.
                         drop(submit);
                         drop(fresh);
                     }
-                    return Ok(placed);
+                    return Ok(room);
                 }
-                Placing::Grow(size) => match spare.take() {
+                Placing::Grow(size) => match fresh.take() {
                     Some((region, fd)) if region.len() as u64 <= size.max(len) => {
-                        (submit, spare) = self.announce(submit, region, fd, deadline_ns)?;
+                        (submit, fresh) = self.announce(submit, region, fd, deadline_ns)?;
                     }
                     _ => {
                         // Populating takes long; other callers go on meanwhile.
                         drop(submit);
-                        spare = Some(self.make_region(len, size)?);
+                        fresh = Some(self.make_region(len, size)?);
                         submit = self.submit();
                     }
                 },
@@ -150,7 +161,7 @@ impl Connection {
         region: PayloadWriter,
         fd: MemFd,
         deadline_ns: Option<u64>,
-    ) -> Result<(MutexGuard<'a, Submit>, Option<Spare>), CallError> {
+    ) -> Result<(MutexGuard<'a, Submit>, Option<Fresh>), CallError> {
         let size = region.len() as u64;
         self.flush_retires(&mut submit);
         let message = Message::Region { id: submit.out.next_id(), size }.encode();
@@ -194,15 +205,6 @@ impl Connection {
         }
     }
 
-    /// Gives a request's memory back.
-    pub(in crate::client) fn give_back(&self, block: Option<Block>) {
-        if let Some(block) = block {
-            let mut submit = self.submit();
-            submit.out.give_back(block);
-            self.tell_room();
-        }
-    }
-
     pub(super) fn keep_tidy(&self, submit: &mut Submit) {
         if !submit.tidying {
             submit.tidying = true;
@@ -219,7 +221,7 @@ impl Connection {
             if let Some(cell) = submit.unreleased.take() {
                 self.control.cell(cell).release();
             }
-            submit.let_go_of_kept(&self.kept);
+            self.let_go_of_spare(&mut submit);
             submit.quiet_rounds += 1;
             let keep = if submit.quiet_rounds < QUIET_ROUNDS_MAX { REGION_MIN } else { 0 };
             self.retire(&mut submit, keep);

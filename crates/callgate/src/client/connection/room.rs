@@ -81,13 +81,19 @@ impl Connection {
             None => slice,
         };
         let mut submit = self.room.wait_timeout(submit, slice);
-        submit.recall(&self.lease, &self.kept);
+        submit.recall(&self.lease);
         submit
+    }
+
+    /// Whether somebody waits for room.
+    #[inline]
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.room_waiters.load(Ordering::Relaxed) > 0
     }
 
     #[inline]
     pub(super) fn tell_room(&self) {
-        if self.room_waiters.load(Ordering::Relaxed) > 0 {
+        if self.is_waited_for() {
             self.room.notify_all();
         }
     }

@@ -1,5 +1,5 @@
-//! The memory of a lone caller's last far request is kept for its next one: it never holds two requests at a time, and gives
-//! way to whoever needs the room.
+//! The memory of a far request is spare when its reply is there, for the next one: it never holds two requests at a time, and
+//! gives way to whoever needs the room.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -52,7 +52,7 @@ fn fits(client: &Client, len: usize) -> bool {
 }
 
 #[test]
-fn what_is_kept_gives_way_to_a_request_that_needs_the_room() {
+fn what_is_spare_gives_way_to_a_request_that_needs_the_room() {
     let place = tempfile::tempdir().expect("a directory");
     let (_server, deferred) = serve(&path(&place));
     let client = small(&path(&place));
@@ -64,7 +64,7 @@ fn what_is_kept_gives_way_to_a_request_that_needs_the_room() {
     echoes(&client, 3000, 6);
     let request = pattern(3000, 9);
     std::thread::scope(|scope| {
-        // A lone call that does not use what is kept.
+        // A lone call that does not use what is spare.
         let short = scope.spawn(|| client.call_with(CallOptions::new().method(1), b"short"));
         let waiting = deferred.recv().expect("it came");
         assert!(fits(&client, REGION), "nothing far is in flight");
@@ -86,6 +86,55 @@ fn what_is_kept_gives_way_to_a_request_that_needs_the_room() {
         assert_eq!(far.join().expect("no panic").expect("a reply").to_vec(), b"done");
     });
     assert!(fits(&client, REGION), "all of it came back");
+}
+
+#[test]
+fn a_large_room_is_not_used_for_a_short_request() {
+    let place = tempfile::tempdir().expect("a directory");
+    let (_server, deferred) = serve(&path(&place));
+    let client = small(&path(&place));
+    echoes(&client, REGION - 64, 1);
+    std::thread::scope(|scope| {
+        let short = scope
+            .spawn(|| client.call_with(CallOptions::new().method(1), &pattern(100, 2)).map(drop));
+        let waiting = deferred.recv().expect("it came");
+        assert!(fits(&client, REGION - 128), "two lines are in use");
+        waiting.reply(b"done").expect("its caller waits");
+        short.join().expect("no panic").expect("a reply");
+    });
+}
+
+#[test]
+fn who_waits_for_room_gets_what_a_lone_call_has_when_that_ends() {
+    let place = tempfile::tempdir().expect("a directory");
+    let (_server, deferred) = serve(&path(&place));
+    let mut options = ClientOptions::default();
+    options.bytes = REGION as u64;
+    options.when_full = WhenFull::Wait;
+    let client = Client::connect_with(path(&place), options).expect("connect");
+    for round in 0..20 {
+        // Lent, and with memory that is spare.
+        echoes(&client, 3000, round);
+        echoes(&client, 3000, round);
+        std::thread::scope(|scope| {
+            let request = pattern(3000, round);
+            let far = scope.spawn({
+                let client = &client;
+                move || {
+                    client.call_with(CallOptions::new().method(1), &request).map(|it| it.to_vec())
+                }
+            });
+            let waiting = deferred.recv().expect("it came");
+            let waits = scope.spawn(|| client.loan(REGION).map(|loan| loan.len()));
+            // Sometimes before it waits, sometimes after.
+            for _ in 0..round * 20 {
+                std::thread::yield_now();
+            }
+            waiting.reply(&pattern(2000, round)).expect("its caller waits");
+            assert_eq!(far.join().expect("no panic").expect("a reply"), pattern(2000, round));
+            assert_eq!(waits.join().expect("no panic").expect("room"), REGION);
+        });
+    }
 }
 
 #[test]
