@@ -2,6 +2,9 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
+/// Of long payloads so many bytes are asked for: 16 lines, about as many as processors fetch at a time.
+pub const HINT_MAX: usize = 1 << 10;
+
 /// Asks for the cache line of `place`, to be written soon: the request for it overlaps with what is done until then.
 ///
 /// On x86-64 by PREFETCHW, written out: a compiler makes an instruction for *reading* of a prefetch for writing, unless it is
@@ -18,6 +21,41 @@ pub fn will_write<T>(place: *const T) {
     // SAFETY: as above, for PRFM.
     unsafe {
         core::arch::asm!("prfm pstl1keep, [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = place;
+}
+
+/// The same for the lines of what is longer; the first ones of them, as many as a processor fetches at a time.
+#[inline]
+pub fn will_write_bytes(place: *const u8, len: usize) {
+    lines(place, len).for_each(will_write);
+}
+
+/// Asks for the first lines of `place`, to be read soon.
+#[inline]
+pub fn will_read_bytes(place: *const u8, len: usize) {
+    lines(place, len).for_each(will_read);
+}
+
+/// The lines to ask for; beyond them a processor sees for itself that they are used in order.
+#[inline(always)]
+fn lines(place: *const u8, len: usize) -> impl Iterator<Item = *const u8> {
+    const LINE: usize = 64;
+    (0..len.min(HINT_MAX)).step_by(LINE).map(move |at| place.wrapping_add(at))
+}
+
+#[inline(always)]
+fn will_read(place: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch faults at no address and changes nothing but caches.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(place.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!("prfm pldl1keep, [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = place;

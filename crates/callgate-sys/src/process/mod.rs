@@ -12,7 +12,7 @@ mod sim;
 mod windows;
 
 #[cfg(not(callgate_sim))]
-pub use hints::{fresh_number, will_write};
+pub use hints::{HINT_MAX, fresh_number, will_read_bytes, will_write, will_write_bytes};
 #[cfg(not(callgate_sim))]
 pub use moment::{pause_between_looks, pause_ns};
 
@@ -27,9 +27,10 @@ pub use linux::{
 pub(crate) use sim::pid_of;
 #[cfg(callgate_sim)]
 pub use sim::{
-    PidFd, ProcessLocal, Slice, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu,
-    fresh_number, generation, gid, is_current, is_realtime, overflow_uid, pause_between_looks,
-    pause_ns, pid, raise_nofile, uid, will_write, yield_now,
+    HINT_MAX, PidFd, ProcessLocal, Slice, barrier_all_threads, cpus_allowed, cpus_usable,
+    current_cpu, fresh_number, generation, gid, is_current, is_realtime, overflow_uid,
+    pause_between_looks, pause_ns, pid, raise_nofile, uid, will_read_bytes, will_write,
+    will_write_bytes, yield_now,
 };
 #[cfg(all(windows, not(callgate_sim)))]
 pub(crate) use windows::{Peer, Sid, Who, Word, own_sid_text};

@@ -73,8 +73,17 @@ pub fn yield_now() {
     here.switch(here.world.lock());
 }
 
+/// As elsewhere.
+pub const HINT_MAX: usize = 1 << 10;
+
 /// Does nothing: a hint for caches.
 pub fn will_write<T>(_place: *const T) {}
+
+/// Does nothing: a hint for caches.
+pub fn will_write_bytes(_place: *const u8, _len: usize) {}
+
+/// Does nothing: a hint for caches.
+pub fn will_read_bytes(_place: *const u8, _len: usize) {}
 
 /// Waits a moment.
 pub fn pause_ns(ns: u32) {

@@ -2,6 +2,7 @@
 //!
 //! How reply memory is made is in `room`. What only the worker touches (the chain of requests, the client's regions) is in `worker`.
 
+mod last_reply;
 mod room;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use callgate_sys::shm::page_size;
 use callgate_sys::socket::Socket;
 use callgate_sys::sync::{Condvar, LateFlag, Mutex, MutexGuard};
 
+use self::last_reply::LastReply;
 use self::room::Region;
 use super::shared::Shared;
 use crate::error::ReplyError;
@@ -40,6 +42,7 @@ pub(crate) struct Connection {
     hints: AtomicU64,
     generation: u32,
     gone: LateFlag,
+    last_reply: LastReply,
     /// For each cell, whether its last reply was published and lies in far memory, to be given back. `out` has the truth.
     pinned: Box<[AtomicBool]>,
     /// Bytes on this connection's account.
@@ -110,6 +113,7 @@ impl Connection {
             unanswered: AtomicU32::new(0),
             shared,
             worker,
+            last_reply: LastReply::default(),
             hints: AtomicU64::new(0),
             generation: process::generation(),
             gone: LateFlag::new(),
@@ -237,10 +241,18 @@ impl Connection {
         is_worker: bool,
     ) -> Result<(Block, *mut [u8]), ReplyError> {
         let mut out = self.out();
-        if let Some(placed) = self.place_again(&mut out, cell.into(), turn, len) {
-            return Ok(placed);
-        }
-        self.place_anew(out, cell.into(), turn, len, is_worker)
+        let placed = match self.place_again(&mut out, cell.into(), turn, len) {
+            Some(placed) => placed,
+            None => self.place_anew(out, cell.into(), turn, len, is_worker)?,
+        };
+        self.last_reply.say(cell.into(), placed.1);
+        Ok(placed)
+    }
+
+    /// A far call was taken: its reply will be written soon.
+    #[inline]
+    pub(super) fn will_reply(&self, cell: u16) {
+        self.last_reply.will_write(cell);
     }
 
     /// Finds it where the cell's last reply lies, which its client has let go of. Most replies are as long as the last one.

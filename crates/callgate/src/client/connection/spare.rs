@@ -109,6 +109,10 @@ impl Connection {
     /// The reply is there to the call that had the spare room. Before that call ends.
     #[inline]
     pub(in crate::client) fn leave_spare(&self, mut spare: OnSpare<'_>) {
+        if let Some(room) = &*spare {
+            // For the next request: the server has read these lines, and they come while the reply is read.
+            process::will_write_bytes(room.bytes, room.len as usize);
+        }
         // Whoever waits for room now may have looked before.
         if self.is_waited_for()
             && let Some(room) = spare.take()

@@ -90,7 +90,13 @@ pub(super) fn handle_next<H: Handler>(
     }
     let region = match &taken.request.body {
         Body::Inline(_) => None,
-        Body::Far(place) => Some(find(connection, incoming, *place)?),
+        Body::Far(place) => {
+            let (region, range) = find(connection, incoming, *place)?;
+            // All these lines are with the client: asked for now, and not one after the other.
+            process::will_read_bytes(region.as_ptr().wrapping_add(range.start), range.len());
+            connection.will_reply(taken.cell);
+            Some((region, range))
+        }
     };
     let running = Running { connection, cell, taken, region };
     if cell.was_given_up() {
