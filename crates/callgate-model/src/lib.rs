@@ -34,9 +34,9 @@
 //!
 //! What is left out: time (whatever may time out may do so at once; the slices of a sleep are left out, since they
 //! would hide a wake-up that was lost), decisions of pacing (a thread may look or sleep whenever it could), who waits
-//! for room (they are told that there is none; that they find what is spare, or are told, is loom's), a client's full
-//! socket, the client's lane (which connection is the present one is found in one step), a worker with several
-//! connections, several workers, and lies.
+//! for room (they are told that there is none; what the lease orders of that is loom's), a client's full socket, the
+//! client's lane (which connection is the present one is found in one step), a worker with several connections, several
+//! workers, and lies.
 
 mod acyclic;
 mod check;

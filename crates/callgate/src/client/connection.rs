@@ -393,8 +393,8 @@ impl Connection {
         match unusable {
             Unusable::Violation(violation) => self.violated(violation),
             Unusable::System(error) => {
-                tracing::warn!(path = %self.path.display(), %error, "the server's memory cannot be mapped");
                 self.end(End::System);
+                tracing::warn!(path = %self.path.display(), %error, "the server's memory cannot be mapped");
             }
             Unusable::Gone => self.closed(),
         }
@@ -402,8 +402,8 @@ impl Connection {
 
     /// The server broke the protocol.
     pub(super) fn violated(&self, violation: Violation) {
-        tracing::warn!(path = %self.path.display(), %violation, "the server broke the protocol");
         self.end(End::Violation(violation));
+        tracing::warn!(path = %self.path.display(), %violation, "the server broke the protocol");
     }
 
     /// The kernel says that the server is gone.
@@ -439,15 +439,17 @@ impl Connection {
     }
 
     fn end(&self, end: End) {
-        if self.end.set(end).is_ok() {
-            tracing::info!(path = %self.path.display(), pid = self.server.pid, "disconnected from server");
-        }
+        let is_first = self.end.set(end).is_ok();
         self.socket.shutdown();
         self.life.end();
         if !self.wake_sleepers() {
             super::watch::wake_later(self.me.clone());
         }
         self.room.notify_all();
+        // Last: it is the user's code, which may unwind.
+        if is_first {
+            tracing::info!(path = %self.path.display(), pid = self.server.pid, "disconnected from server");
+        }
     }
 
     /// The error of a call that was sent when the connection ended.

@@ -9,7 +9,7 @@ use callgate_proto::layout as proto;
 use callgate_proto::pace::SizeClass;
 use callgate_sys::process;
 
-use super::connection::{Connection, OnSpare, Room, Sending, Sent, Shared};
+use super::connection::{Connection, Room, Sending, Sent, Shared};
 use super::lane::OnLane;
 use super::pending::{Reply, wait_for, wait_on};
 use super::{Client, Limit, SERVING};
@@ -174,25 +174,26 @@ fn call_over(
     request: &[u8],
     limit: &Limit,
 ) -> Result<Reply, CallError> {
-    if request.len() > INLINE_MAX
-        && let Some(spare) = connection.on_spare()
-    {
-        return call_far(connection, options, request, limit, spare);
+    if request.len() > INLINE_MAX {
+        return call_far(connection, options, request, limit);
     }
     let sent = send(connection, options, request, limit, true)?;
     wait_for(connection, sent, None, limit)
 }
 
-/// The same for a long request, which is written into the spare room.
+/// The same for a long request, which is written into the spare room, if no other call has that.
 #[inline(never)]
 fn call_far(
     connection: &Shared,
     options: &CallOptions,
     request: &[u8],
     limit: &Limit,
-    mut spare: OnSpare<'_>,
 ) -> Result<Reply, CallError> {
     let sending = check(connection, options, request, limit, true)?;
+    let Some(mut spare) = connection.on_spare() else {
+        let sent = send(connection, options, request, limit, true)?;
+        return wait_for(connection, sent, None, limit);
+    };
     let room = connection.room(&mut spare, request.len() as u64, sending.deadline_ns)?;
     // SAFETY: the room is this call's alone, and the connection outlives this line, in the process that made it.
     fill(unsafe { &mut *room.bytes() }, request);

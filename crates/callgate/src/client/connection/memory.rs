@@ -76,6 +76,7 @@ impl Connection {
         let mut submit = self.submit();
         if let Some(room) = misfit {
             submit.out.give_back(room.block());
+            self.tell_room();
         }
         if self.has_ended() {
             return Err(self.not_started());
@@ -94,11 +95,14 @@ impl Connection {
         let began_ns = clock::now_ns();
         let mut submit = self.submit();
         let mut fresh: Option<Fresh> = None;
+        let mut has_yielded = false;
+        // From before it looks until it need not wait any more.
+        let _waits = Waits::new(&self.room_waiters);
         loop {
             if self.has_ended() {
                 return Err(self.not_started());
             }
-            self.let_go_of_spare(&mut submit);
+            let has_looked = self.let_go_of_spare(&mut submit);
             match submit.out.place(len) {
                 Placing::Placed(block) => {
                     let room = submit.room(block);
@@ -135,11 +139,18 @@ impl Connection {
                         });
                     }
                     let quota = self.welcome.quota.min(self.options.bytes);
-                    if self.options.when_full == WhenFull::Fail || len > quota {
+                    let fails = self.options.when_full == WhenFull::Fail;
+                    if !has_looked && fails && !std::mem::replace(&mut has_yielded, true) {
+                        // Another caller may be about to give it back, for want of a larger one, or of a smaller one.
+                        drop(submit);
+                        process::yield_now();
+                        submit = self.submit();
+                        continue;
+                    }
+                    if fails || len > quota {
                         return Err(CallError::NoMemory { len, quota, source: None });
                     }
-                    let _waits = Waits::new(&self.room_waiters);
-                    submit = self.wait_for_room(submit, deadline_ns);
+                    submit = self.wait_for_room(submit, deadline_ns, !has_looked);
                 }
             }
         }
@@ -221,7 +232,7 @@ impl Connection {
             if let Some(cell) = submit.unreleased.take() {
                 self.control.cell(cell).release();
             }
-            self.let_go_of_spare(&mut submit);
+            let _ = self.let_go_of_spare(&mut submit);
             submit.quiet_rounds += 1;
             let keep = if submit.quiet_rounds < QUIET_ROUNDS_MAX { REGION_MIN } else { 0 };
             self.retire(&mut submit, keep);

@@ -11,7 +11,8 @@ use super::{Connection, Submit};
 use crate::error::{CallError, Started};
 use crate::options::WhenFull;
 
-/// How long a caller that waits for room sleeps at most before it looks for late replies, which nobody announces.
+/// How long a caller that waits for room sleeps at most before it looks for what nobody announces: late replies, and a
+/// spare room that was not to be looked at.
 const ROOM_SLICE_LATE: Duration = Duration::from_millis(1);
 /// The same when there are none to come: then whoever ends a call announces it.
 const ROOM_SLICE: Duration = Duration::from_millis(100);
@@ -63,17 +64,20 @@ impl Connection {
                     started: Started::NotStarted,
                 });
             }
-            submit = self.wait_for_room(submit, deadline_ns);
+            submit = self.wait_for_room(submit, deadline_ns, false);
         }
     }
 
-    /// Waits until somebody makes room, but no longer than a slice; shorter when late replies are to come.
+    /// Waits until somebody makes room, but no longer than a slice; shorter when late replies are to come, or there `may_be`
+    /// room soon of which nobody tells.
     pub(super) fn wait_for_room<'a>(
         &self,
         submit: MutexGuard<'a, Submit>,
         deadline_ns: Option<u64>,
+        may_be: bool,
     ) -> MutexGuard<'a, Submit> {
-        let slice = if submit.given_up.is_empty() { ROOM_SLICE } else { ROOM_SLICE_LATE };
+        let slice =
+            if submit.given_up.is_empty() && !may_be { ROOM_SLICE } else { ROOM_SLICE_LATE };
         let slice = match deadline_ns {
             Some(deadline) => {
                 slice.min(Duration::from_nanos(deadline.saturating_sub(clock::now_ns())))

@@ -3,8 +3,8 @@
 //!
 //! The spare room lies behind a lock at which nobody waits. A call has that lock from before its request is written until
 //! its reply is there, and gives it back *before* it ends. So whoever holds `submit`, having recalled the place of the next
-//! call, either finds the spare room, or knows that a call has it, which ends under `submit`, and tells those who wait for
-//! room (EDGE lease).
+//! call, either finds the spare room (EDGE lease), or a call has the lock. That one ends under `submit`, and tells those who
+//! wait for room; but a far reply may be held for long, so who waits for room looks again soon where the lock was taken.
 
 use callgate_proto::arena::Block;
 use callgate_proto::body::Place;
@@ -16,8 +16,8 @@ use super::{Connection, Submit};
 use crate::error::CallError;
 use crate::region::block_bytes;
 
-/// How large a room may be, in bytes, for a request of less than half of that.
-const WASTE_MAX: u64 = 8 << 10;
+/// How much larger a room may be than its request, in bytes; or a quarter of the request.
+const WASTE_MAX: u64 = 4 << 10;
 
 /// Room for one request in the client's payload memory. Its bytes are its owner's alone, and mapped for as long as the
 /// connection lives that gave it, to which its owner gives it back.
@@ -69,7 +69,7 @@ impl Room {
     #[inline]
     fn serves(&mut self, len: u64) -> bool {
         let room = self.block.room();
-        let serves = len <= room && room <= WASTE_MAX.max(2 * len);
+        let serves = len <= room && room - len <= WASTE_MAX.max(len / 4);
         if serves {
             self.len = len;
         }
@@ -93,7 +93,8 @@ impl Connection {
         len: u64,
         deadline_ns: Option<u64>,
     ) -> Result<&'a mut Room, CallError> {
-        if spare.as_mut().is_some_and(|room| room.serves(len)) {
+        // A caller that unwound from a call left its room here, if its connection has ended.
+        if !self.has_ended() && spare.as_mut().is_some_and(|room| room.serves(len)) {
             if let Some(cell) = self.lease.likely_cell() {
                 // Now, so that it comes while the payload is written.
                 process::will_write(self.control.cell(cell));
@@ -130,10 +131,13 @@ impl Connection {
         self.tell_room();
     }
 
-    /// Gives back the spare room, if there is one that no call has.
-    pub(super) fn let_go_of_spare(&self, submit: &mut MutexGuard<'_, Submit>) {
-        if let Some(room) = self.on_spare().and_then(|mut spare| spare.take()) {
+    /// Gives back the spare room, if there is one that no call has. Returns whether it could look.
+    pub(super) fn let_go_of_spare(&self, submit: &mut MutexGuard<'_, Submit>) -> bool {
+        let Some(mut spare) = self.on_spare() else { return false };
+        if let Some(room) = spare.take() {
             submit.out.give_back(room.block());
+            self.tell_room();
         }
+        true
     }
 }

@@ -30,8 +30,8 @@ impl LastReply {
         let hint = self.0.load(Ordering::Relaxed);
         if hint >> CELL_SHIFT == u64::from(cell) {
             let lines = hint as usize % LINE;
-            let address = hint as usize & ((1 << CELL_SHIFT) - LINE);
-            will_write_bytes(std::ptr::without_provenance(address), lines * LINE);
+            let address = hint & ((1 << CELL_SHIFT) - LINE as u64);
+            will_write_bytes(std::ptr::without_provenance(address as usize), lines * LINE);
         }
     }
 }
