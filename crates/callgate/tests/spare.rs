@@ -35,11 +35,11 @@ fn echoes(client: &Client, len: usize, salt: u64) {
     assert_eq!(client.call(&bytes).expect("a reply").to_vec(), bytes, "{len} bytes");
 }
 
-/// A client with room for one region, which fails when that is full.
-fn small(path: &str) -> Client {
+/// A client with room for one region, which fails or waits when that is full.
+fn small(path: &str, when_full: WhenFull) -> Client {
     let mut options = ClientOptions::default();
     options.bytes = REGION as u64;
-    options.when_full = WhenFull::Fail;
+    options.when_full = when_full;
     Client::connect_with(path, options).expect("connect")
 }
 
@@ -55,7 +55,7 @@ fn fits(client: &Client, len: usize) -> bool {
 fn what_is_spare_gives_way_to_a_request_that_needs_the_room() {
     let place = tempfile::tempdir().expect("a directory");
     let (_server, deferred) = serve(&path(&place));
-    let client = small(&path(&place));
+    let client = small(&path(&place), WhenFull::Fail);
     for salt in 0..4 {
         echoes(&client, 4096, salt);
     }
@@ -92,7 +92,7 @@ fn what_is_spare_gives_way_to_a_request_that_needs_the_room() {
 fn a_large_room_is_not_used_for_a_short_request() {
     let place = tempfile::tempdir().expect("a directory");
     let (_server, deferred) = serve(&path(&place));
-    let client = small(&path(&place));
+    let client = small(&path(&place), WhenFull::Fail);
     echoes(&client, REGION - 64, 1);
     std::thread::scope(|scope| {
         let short = scope
@@ -108,10 +108,7 @@ fn a_large_room_is_not_used_for_a_short_request() {
 fn who_waits_for_room_gets_what_a_lone_call_has_when_that_ends() {
     let place = tempfile::tempdir().expect("a directory");
     let (_server, deferred) = serve(&path(&place));
-    let mut options = ClientOptions::default();
-    options.bytes = REGION as u64;
-    options.when_full = WhenFull::Wait;
-    let client = Client::connect_with(path(&place), options).expect("connect");
+    let client = small(&path(&place), WhenFull::Wait);
     for round in 0..20 {
         // Lent, and with memory that is spare.
         echoes(&client, 3000, round);
@@ -141,7 +138,7 @@ fn who_waits_for_room_gets_what_a_lone_call_has_when_that_ends() {
 fn a_request_whose_caller_gave_up_stays_as_it_was() {
     let place = tempfile::tempdir().expect("a directory");
     let (_server, deferred) = serve(&path(&place));
-    let client = small(&path(&place));
+    let client = small(&path(&place), WhenFull::Fail);
     for round in 0..4 {
         echoes(&client, 1000, round);
         echoes(&client, 1000, round + 1);

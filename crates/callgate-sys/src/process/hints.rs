@@ -2,8 +2,9 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// Of long payloads so many bytes are asked for: 16 lines, about as many as processors fetch at a time.
-pub const HINT_MAX: usize = 1 << 10;
+use callgate_proto::layout::LINE;
+
+use super::HINT_MAX;
 
 /// Asks for the cache line of `place`, to be written soon: the request for it overlaps with what is done until then.
 ///
@@ -41,7 +42,6 @@ pub fn will_read_bytes(place: *const u8, len: usize) {
 /// The lines to ask for; beyond them a processor sees for itself that they are used in order.
 #[inline(always)]
 fn lines(place: *const u8, len: usize) -> impl Iterator<Item = *const u8> {
-    const LINE: usize = 64;
     (0..len.min(HINT_MAX)).step_by(LINE).map(move |at| place.wrapping_add(at))
 }
 

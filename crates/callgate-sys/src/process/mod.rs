@@ -12,7 +12,7 @@ mod sim;
 mod windows;
 
 #[cfg(not(callgate_sim))]
-pub use hints::{HINT_MAX, fresh_number, will_read_bytes, will_write, will_write_bytes};
+pub use hints::{fresh_number, will_read_bytes, will_write, will_write_bytes};
 #[cfg(not(callgate_sim))]
 pub use moment::{pause_between_looks, pause_ns};
 
@@ -27,10 +27,9 @@ pub use linux::{
 pub(crate) use sim::pid_of;
 #[cfg(callgate_sim)]
 pub use sim::{
-    HINT_MAX, PidFd, ProcessLocal, Slice, barrier_all_threads, cpus_allowed, cpus_usable,
-    current_cpu, fresh_number, generation, gid, is_current, is_realtime, overflow_uid,
-    pause_between_looks, pause_ns, pid, raise_nofile, uid, will_read_bytes, will_write,
-    will_write_bytes, yield_now,
+    PidFd, ProcessLocal, Slice, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu,
+    fresh_number, generation, gid, is_current, is_realtime, overflow_uid, pause_between_looks,
+    pause_ns, pid, raise_nofile, uid, will_read_bytes, will_write, will_write_bytes, yield_now,
 };
 #[cfg(all(windows, not(callgate_sim)))]
 pub(crate) use windows::{Peer, Sid, Who, Word, own_sid_text};
@@ -39,6 +38,9 @@ pub use windows::{
     PidFd, Slice, barrier_all_threads, cpus_allowed, cpus_usable, current_cpu, generation, gid,
     is_current, is_realtime, overflow_uid, pid, raise_nofile, uid, yield_now,
 };
+
+/// Of long payloads so many bytes are asked for: 16 lines, about as many as processors fetch at a time.
+pub const HINT_MAX: usize = 1 << 10;
 
 /// Who a process is, as the kernel says. It is never taken from a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

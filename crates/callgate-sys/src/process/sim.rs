@@ -73,9 +73,6 @@ pub fn yield_now() {
     here.switch(here.world.lock());
 }
 
-/// As elsewhere.
-pub const HINT_MAX: usize = 1 << 10;
-
 /// Does nothing: a hint for caches.
 pub fn will_write<T>(_place: *const T) {}
 

@@ -171,22 +171,22 @@ impl Connection {
         submit
     }
 
-    /// Publishes a call of a caller that is alone, if the place of the next call is lent: without the lock.
+    /// Publishes a call whose request lies there, of a caller that is alone, if the place of the next call is lent: without
+    /// the lock.
     #[inline]
-    pub(super) fn send_lone(&self, sending: Sending, content: Content<'_>) -> Option<Sent> {
-        let deadline = sending.deadline();
+    pub(super) fn send_lone(&self, sending: Sending, place: Place) -> Option<Sent> {
         let lone = self.lease.begin()?;
-        let cell = self.control.cell(lone.cell());
-        let (bytes, is_far) = (content.len(), matches!(content, Content::Far(_)));
-        let bell = publish_lone(cell, lone, sending.method, deadline, content);
+        let (cell, deadline) = (self.control.cell(lone.cell()), sending.deadline());
+        let bell = publish_lone(cell, lone, sending.method, deadline, Content::Far(place));
         if let Some(bell) = bell {
             self.ring(bell.of(lone.cell()));
         }
-        Some(Sent::lone(lone, bell.is_some(), bytes, is_far))
+        Some(Sent::lone(lone, bell.is_some(), place.len, true))
     }
 
     /// Publishes a call. Where its request lies in a room, that is still in `room` afterwards if its caller is to keep it
-    /// until the reply is there. On an error nothing was sent, and the room has been given back.
+    /// until the reply is there, which a caller that is not alone never is. On an error nothing was sent, and the room has
+    /// been given back.
     #[inline(always)]
     pub(super) fn send(
         &self,

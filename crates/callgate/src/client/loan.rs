@@ -6,7 +6,7 @@ use callgate_proto::body::{Content, INLINE_MAX, Place};
 
 use super::connection::{Room, Sending, Sent, Shared};
 use super::pending::{Pending, Reply, wait_for};
-use super::sending::{check_caller, check_length, send_behind, send_from};
+use super::sending::{check_caller, check_length, send_far, send_from};
 use super::{Limit, time_limit};
 use crate::error::CallError;
 use crate::options::CallOptions;
@@ -104,10 +104,10 @@ impl Loan {
                 connection.send(sending, Content::Short(&bytes[..*len]), &mut None)
             }
             Bytes::Far(room) => {
-                // Who has no spare room is not alone.
+                // Another call is under way, or nobody waits: the connection keeps the room.
                 let sending = Sending { alone: false, ..sending };
                 let place = of(room).place();
-                send_behind(connection, sending, Content::Far(place), room)
+                send_far(connection, sending, place, room)
             }
         }
     }

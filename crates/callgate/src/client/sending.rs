@@ -191,7 +191,8 @@ fn call_far(
 ) -> Result<Reply, CallError> {
     let sending = check(connection, options, request, limit, true)?;
     let Some(mut spare) = connection.on_spare() else {
-        let sent = send(connection, options, request, limit, true)?;
+        // Another call is under way, so this one is not alone.
+        let sent = send_behind(connection, Sending { alone: false, ..sending }, request)?;
         return wait_for(connection, sent, None, limit);
     };
     let room = connection.room(&mut spare, request.len() as u64, sending.deadline_ns)?;
@@ -211,13 +212,13 @@ pub(super) fn send_from(
     place: Place,
     spare: &mut Option<Room>,
 ) -> Result<Sent, CallError> {
-    match connection.send_lone(sending, Content::Far(place)) {
+    match connection.send_lone(sending, place) {
         Some(sent) => Ok(sent),
-        None => send_behind(connection, sending, Content::Far(place), spare),
+        None => send_far(connection, sending, place, spare),
     }
 }
 
-/// Publishes a call that is not waited for, or not at once.
+/// Publishes a call with the lock.
 #[inline(never)]
 pub(super) fn send(
     connection: &Shared,
@@ -230,27 +231,32 @@ pub(super) fn send(
     if request.len() <= INLINE_MAX {
         return connection.send(sending, Content::Short(request), &mut None);
     }
-    // Who has no spare room is not alone.
-    let sending = Sending { alone: false, ..sending };
+    send_behind(connection, sending, request)
+}
+
+/// The same for a long request of a caller that is not alone: the connection keeps its room.
+fn send_behind(connection: &Shared, sending: Sending, request: &[u8]) -> Result<Sent, CallError> {
+    debug_assert!(!sending.alone, "nobody would keep the room");
     let mut room = None;
     let far = connection.room(&mut room, request.len() as u64, sending.deadline_ns)?;
     // SAFETY: as in `call_far`.
     fill(unsafe { &mut *far.bytes() }, request);
     let place = far.place();
-    send_behind(connection, sending, Content::Far(place), &mut room)
+    send_far(connection, sending, place, &mut room)
 }
 
-/// Publishes a call with the lock.
+/// Publishes a call with the lock, whose request was written where `room` says.
 #[inline(never)]
-pub(super) fn send_behind(
+pub(super) fn send_far(
     connection: &Shared,
     sending: Sending,
-    content: Content<'_>,
+    place: Place,
     room: &mut Option<Room>,
 ) -> Result<Sent, CallError> {
-    connection.send(sending, content, room)
+    connection.send(sending, Content::Far(place), room)
 }
 
+/// Whether this call may be sent at all.
 #[inline]
 fn check(
     connection: &Connection,

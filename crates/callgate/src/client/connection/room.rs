@@ -68,16 +68,15 @@ impl Connection {
         }
     }
 
-    /// Waits until somebody makes room, but no longer than a slice; shorter when late replies are to come, or there `may_be`
-    /// room soon of which nobody tells.
+    /// Waits until somebody makes room, but no longer than a slice; shorter when late replies are to come, or where
+    /// there may be room `soon` of which nobody tells.
     pub(super) fn wait_for_room<'a>(
         &self,
         submit: MutexGuard<'a, Submit>,
         deadline_ns: Option<u64>,
-        may_be: bool,
+        soon: bool,
     ) -> MutexGuard<'a, Submit> {
-        let slice =
-            if submit.given_up.is_empty() && !may_be { ROOM_SLICE } else { ROOM_SLICE_LATE };
+        let slice = if submit.given_up.is_empty() && !soon { ROOM_SLICE } else { ROOM_SLICE_LATE };
         let slice = match deadline_ns {
             Some(deadline) => {
                 slice.min(Duration::from_nanos(deadline.saturating_sub(clock::now_ns())))

@@ -10,7 +10,7 @@ use callgate_proto::arena::Block;
 use callgate_proto::body::Place;
 use callgate_sys::process;
 use callgate_sys::shm::PayloadWriter;
-use callgate_sys::sync::{MutexGuard, TryGuard, TryLock};
+use callgate_sys::sync::{TryGuard, TryLock};
 
 use super::{Connection, Submit};
 use crate::error::CallError;
@@ -92,7 +92,7 @@ impl Connection {
         spare: &'a mut Option<Room>,
         len: u64,
         deadline_ns: Option<u64>,
-    ) -> Result<&'a mut Room, CallError> {
+    ) -> Result<&'a Room, CallError> {
         // A caller that unwound from a call left its room here, if its connection has ended.
         if !self.has_ended() && spare.as_mut().is_some_and(|room| room.serves(len)) {
             if let Some(cell) = self.lease.likely_cell() {
@@ -132,7 +132,7 @@ impl Connection {
     }
 
     /// Gives back the spare room, if there is one that no call has. Returns whether it could look.
-    pub(super) fn let_go_of_spare(&self, submit: &mut MutexGuard<'_, Submit>) -> bool {
+    pub(super) fn let_go_of_spare(&self, submit: &mut Submit) -> bool {
         let Some(mut spare) = self.on_spare() else { return false };
         if let Some(room) = spare.take() {
             submit.out.give_back(room.block());

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use callgate_proto::layout::LINE;
 use callgate_sys::process::{HINT_MAX, will_write_bytes};
 
-const LINE: usize = 64;
 const CELL_SHIFT: u32 = 48;
 const _: () = assert!(HINT_MAX / LINE < LINE, "the number of lines has room in the address of one");
 
