@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 
-use callgate_proto::arena::{Block, Outgoing, Placing, REGIONS_MAX};
+use callgate_proto::arena::{Block, Growth, Outgoing, Placing, REGIONS_MAX};
 use callgate_proto::body::Place;
 use callgate_sys::shm::{MemFd, PayloadReader, PayloadWriter, page_size};
 
@@ -55,12 +55,14 @@ fn outgoing(source: &mut Source<'_>) {
                 }
                 match out.place(len) {
                     Placing::Placed(block) => placed(&out, &mut live, block, len),
-                    Placing::Grow(size) => {
-                        assert!(
-                            size >= len
-                                && size.is_multiple_of(4_096)
-                                && out.total() + size <= quota
-                        );
+                    Placing::Grow(Growth { whole, now }) => {
+                        for size in [now, whole] {
+                            assert!(size >= len && size.is_multiple_of(4_096));
+                        }
+                        assert!(now <= whole && out.total() + whole <= quota);
+                        // The rest may come later, or never.
+                        let size = if source.u8().is_multiple_of(2) { whole } else { now };
+                        assert!(out.has_place_for(size));
                         out.add(size, size);
                     }
                     Placing::Full => {}

@@ -15,6 +15,9 @@ pub const REGION_MIN: u64 = 64 << 10;
 /// A region that grows beside others adds at most this much above what the payload needs, in bytes.
 const GROWTH_MAX: u64 = 64 << 20;
 
+/// What is made in about 50 us, in bytes: who has others to serve makes no more at once than this, or than it needs.
+const AT_ONCE: u64 = 256 << 10;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
     start: u64,
@@ -127,10 +130,19 @@ impl Block {
 pub enum Placing {
     /// There was room.
     Placed(Block),
-    /// A new region of this many bytes is needed; make it, [`Outgoing::add`] it, and place again.
-    Grow(u64),
+    /// A new region is needed; make it, [`Outgoing::add`] it, and place again.
+    Grow(Growth),
     /// Neither room nor quota. Unused regions may be taken out first, or a call must end.
     Full,
+}
+
+/// How many bytes a new region should have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// As many as there are already, or as the payload needs where that is more.
+    pub whole: u64,
+    /// Those that cannot wait, where others may follow in a region of their own; else the whole.
+    pub now: u64,
 }
 
 struct Slot<R> {
@@ -175,7 +187,24 @@ impl<R> Outgoing<R> {
             return Placing::Full;
         }
         let wanted = need.max(REGION_MIN).max(self.total.min(GROWTH_MAX));
-        Placing::Grow(wanted.next_multiple_of(self.page).min(room))
+        let whole = wanted.next_multiple_of(self.page).min(room);
+        let now = need.max(AT_ONCE.next_multiple_of(self.page));
+        let splits = whole >= now.saturating_add(AT_ONCE) && self.may_split(whole, need);
+        Placing::Grow(Growth { whole, now: if splits { now } else { whole } })
+    }
+
+    /// Whether so many bytes may come as two regions instead of one: whether the places that are left then suffice for as many
+    /// payloads of `need` bytes as there can be.
+    fn may_split(&self, whole: u64, need: u64) -> bool {
+        let free = self.slots.iter().filter(|slot| slot.is_none()).count();
+        let grown = (2..free).fold(self.total + whole, |total, _| total + total.min(GROWTH_MAX));
+        free >= 2 && grown >= self.quota.min(need.saturating_mul(self.live_max as u64))
+    }
+
+    /// Whether a region of so many bytes can be added.
+    #[must_use]
+    pub fn has_place_for(&self, size: u64) -> bool {
+        size <= self.quota.saturating_sub(self.total) && self.slots.iter().any(Option::is_none)
     }
 
     /// The id that the next region gets from [`Outgoing::add`].
@@ -288,8 +317,8 @@ mod tests {
     fn grown(outgoing: &mut Outgoing<()>, len: u64) -> Block {
         match outgoing.place(len) {
             Placing::Placed(block) => block,
-            Placing::Grow(size) => {
-                outgoing.add(size, ());
+            Placing::Grow(Growth { whole, .. }) => {
+                outgoing.add(whole, ());
                 let Placing::Placed(block) = outgoing.place(len) else {
                     panic!("fits after growing")
                 };
@@ -299,10 +328,93 @@ mod tests {
         }
     }
 
+    /// A region that is not to be split.
+    fn grow(size: u64) -> Placing {
+        Placing::Grow(Growth { whole: size, now: size })
+    }
+
+    /// What growth is asked for while payloads of `len` bytes come and stay; what follows later comes at once here.
+    fn growths(quota: u64, live_max: usize, len: u64) -> (Vec<Growth>, u64) {
+        let mut outgoing = Outgoing::new(quota, live_max, 4096);
+        let (mut growths, mut placed) = (Vec::new(), 0);
+        while placed < live_max as u64 {
+            match outgoing.place(len) {
+                Placing::Placed(_) => placed += 1,
+                Placing::Grow(growth) => {
+                    assert!(growth.now >= len && growth.now <= growth.whole);
+                    outgoing.add(growth.now, ());
+                    let rest = growth.whole - growth.now;
+                    if rest > 0 {
+                        assert!(outgoing.has_place_for(rest), "{growth:?}");
+                        outgoing.add(rest, ());
+                    }
+                    growths.push(growth);
+                }
+                Placing::Full => break,
+            }
+            assert!(outgoing.total() <= quota);
+        }
+        (growths, placed)
+    }
+
+    #[test]
+    fn little_is_needed_at_once_however_much_there_is() {
+        let (growths, placed) = growths(64 << 20, 300, 40_000);
+        assert_eq!(placed, 300);
+        let split = growths.iter().map(|Growth { whole, now }| (whole >> 10, now >> 10));
+        let small = [64, 64, 128, 256].map(|size| (size, size));
+        let large = [512, 1_024, 2_048, 4_096, 8_192].map(|size| (size, 256));
+        assert_eq!(split.collect::<Vec<_>>(), [&small[..], &large].concat());
+    }
+
+    #[test]
+    fn a_long_payload_is_needed_at_once() {
+        let (growths, _) = growths(64 << 20, 8, 3 << 20);
+        assert!(growths.iter().all(|growth| growth.now >= 3 << 20), "{growths:?}");
+        assert!(growths.iter().any(|growth| growth.now == 3 << 20 && growth.whole > growth.now));
+    }
+
+    #[test]
+    fn what_cannot_be_added_has_no_place() {
+        let mut outgoing = Outgoing::new(1 << 20, 64, 4096);
+        assert!(outgoing.has_place_for(1 << 20) && !outgoing.has_place_for((1 << 20) + 1));
+        for _ in 0..REGIONS_MAX {
+            outgoing.add(4096, ());
+        }
+        assert!(!outgoing.has_place_for(1));
+    }
+
+    proptest! {
+        /// That growth may be split keeps no payload from its place that would have had one else, but for those that would
+        /// lie over the end of a region.
+        #[test]
+        fn places_suffice_for_growth_in_two_parts(
+            quota in 1u64..1 << 30, live_max in 1usize..4_000, len in 1u64..1 << 20,
+        ) {
+            let whole = {
+                let mut outgoing = Outgoing::new(quota, live_max, 4096);
+                let mut placed = 0;
+                while placed < live_max as u64 {
+                    match outgoing.place(len) {
+                        Placing::Placed(_) => placed += 1,
+                        Placing::Grow(growth) => {
+                            outgoing.add(growth.whole, ());
+                        }
+                        Placing::Full => break,
+                    }
+                }
+                placed
+            };
+            let (growths, split) = growths(quota, live_max, len);
+            prop_assert!(split + REGIONS_MAX as u64 >= whole, "{split} of {whole}: {growths:?}");
+        }
+    }
+
     #[test]
     fn a_block_serves_again_where_the_room_is_the_same() {
         let mut outgoing = Outgoing::new(1 << 20, 64, 4096);
         let block = grown(&mut outgoing, 100);
+        assert_eq!(block.room(), 128);
         let again = block.again(128).expect("two lines, too");
         assert_eq!((again.place.offset, again.place.len), (block.place.offset, 128));
         for len in [0, 64, 129, u64::MAX] {
@@ -332,21 +444,21 @@ mod tests {
         let mut outgoing = Outgoing::new(1 << 20, 64, 4096);
         grown(&mut outgoing, 900 << 10);
         assert_eq!(outgoing.place(200 << 10), Placing::Full);
-        assert_eq!(outgoing.place(100 << 10), Placing::Grow(124 << 10), "what the quota leaves");
+        assert_eq!(outgoing.place(100 << 10), grow(124 << 10), "what the quota leaves");
         assert_eq!(outgoing.place(u64::MAX), Placing::Full);
     }
 
     #[test]
     fn what_the_quota_leaves_is_used_to_the_last_page() {
         let mut outgoing = Outgoing::new(1 << 20, 64, 4096);
-        assert_eq!(outgoing.place(1 << 20), Placing::Grow(1 << 20));
+        assert_eq!(outgoing.place(1 << 20), grow(1 << 20));
         assert_eq!(outgoing.place((1 << 20) + 1), Placing::Full);
         let whole = grown(&mut outgoing, 1 << 20);
         assert_eq!((outgoing.total(), outgoing.place(1)), (1 << 20, Placing::Full));
         outgoing.give_back(whole);
         assert_eq!(outgoing.retire_unused(1 << 20), [], "as much may stay");
         assert_eq!(outgoing.retire_unused((1 << 20) - 1), [(0, ())]);
-        assert_eq!((outgoing.total(), outgoing.place(1 << 20)), (0, Placing::Grow(1 << 20)));
+        assert_eq!((outgoing.total(), outgoing.place(1 << 20)), (0, grow(1 << 20)));
     }
 
     #[test]

@@ -71,6 +71,8 @@ struct Out {
     unread: u32,
     /// Bytes of regions that are on the account and not announced: threads make them.
     making: u64,
+    /// [`Connection::grow`] is going to be called, or was and has not ended.
+    is_growing: bool,
 }
 
 impl Out {
@@ -103,6 +105,7 @@ impl Connection {
             unsent_retires: Vec::new(),
             unread: 0,
             making: 0,
+            is_growing: false,
         };
         Self {
             id,

@@ -172,8 +172,8 @@ impl Server {
         let asking = thread::Builder::new().name("callgate-hold".into());
         *lock(&self.asking) = Some(asking.spawn(move || holds.run())?);
         let shared = self.shared.clone();
-        self.spawn("callgate-unmap".into(), move || {
-            shared.unmap_buried();
+        self.spawn("callgate-memory".into(), move || {
+            shared.do_chores();
             false
         })?;
         self.spawn("callgate-admit".into(), move || {
@@ -391,7 +391,7 @@ mod tests {
         let (end, ended) = channel();
         server.shared.bury(1 << 20, Slow(begins, ended));
         let thread = has_begun.recv().expect("somebody unmaps it");
-        assert_eq!(thread.as_deref(), Some("callgate-unmap"));
+        assert_eq!(thread.as_deref(), Some("callgate-memory"));
         let client = crate::Client::connect(name).expect("let in");
         assert_eq!(client.call(b"x").expect("a reply").to_vec(), b"x");
         end.send(()).expect("it still unmaps");

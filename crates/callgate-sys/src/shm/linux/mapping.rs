@@ -17,6 +17,10 @@ use crate::futex::{self, Waited};
 use crate::process::{TrackedFd, generation, is_current};
 use crate::shm::Rejected;
 
+/// How much is populated at a time, in bytes, a multiple of any page: some 50 us, in which no other
+/// thread of the process can map or unmap anything.
+const POPULATED_AT_ONCE: usize = 256 << 10;
+
 /// Shared memory at a fixed address; not inherited by forked children, for whom the address means
 /// nothing.
 #[derive(Debug)]
@@ -44,25 +48,28 @@ impl Mapping {
             })?;
             let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
             let mapping = Mapping { start, len, generation };
-            mapping.advise(Advice::LinuxDontFork)?;
+            mapping.advise(0, len, Advice::LinuxDontFork)?;
             Ok(mapping)
         })
     }
 
-    fn advise(&self, advice: Advice) -> Result<(), Errno> {
-        // SAFETY: the range is this mapping, whole, and the advices used (no fork, populate) don't
-        // change its contents.
+    fn advise(&self, offset: usize, len: usize, advice: Advice) -> Result<(), Errno> {
+        assert!(offset <= self.len && len <= self.len - offset);
+        // SAFETY: the range lies in this mapping, as was just checked, and the advices used (no
+        // fork, populate) don't change its contents.
         at!("sys.shm.madvise", unsafe {
-            madvise(self.start.as_ptr().cast::<c_void>(), self.len, advice)
+            madvise(self.start.as_ptr().add(offset).cast::<c_void>(), len, advice)
         })
     }
 
     /// Makes every page of `fd`, which this maps, present and ours to write. For memory that nobody
     /// else has seen, since it may write zeros. Blocks as long as the kernel zeroes memory.
     fn populate(&self, fd: &MemFd) -> Result<(), Errno> {
-        loop {
-            match self.advise(Advice::LinuxPopulateWrite) {
-                Ok(()) => return Ok(()),
+        let mut offset = 0;
+        while offset < self.len {
+            let len = POPULATED_AT_ONCE.min(self.len - offset);
+            match self.advise(offset, len, Advice::LinuxPopulateWrite) {
+                Ok(()) => offset += len,
                 Err(Errno::INTR | Errno::AGAIN) => continue,
                 // Before Linux 5.14.
                 Err(Errno::INVAL) => return self.touch(fd),
@@ -70,6 +77,7 @@ impl Mapping {
                 Err(error) => return fd.allocate(self.len).and(Err(error)),
             }
         }
+        Ok(())
     }
 
     /// Does what [`Mapping::populate`] does, page by page.

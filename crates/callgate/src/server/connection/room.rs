@@ -1,12 +1,13 @@
 //! Making a connection's reply memory, on the thread that answers.
 //!
 //! Populating takes milliseconds for many megabytes. The lock is released meanwhile: the worker takes it too, and has others
-//! to serve.
+//! to serve. For the same reason a worker makes little more than the reply at hand needs; the rest of what a growing
+//! connection gets is made by a thread that serves nobody.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use callgate_proto::arena::{Block, Placing, REGION_MIN};
+use callgate_proto::arena::{Block, Growth, Placing, REGION_MIN};
 use callgate_proto::cell::Turn;
 use callgate_proto::wire::Message;
 use callgate_sys::shm::{Hold, MemFd, PayloadWriter, page_size};
@@ -57,47 +58,46 @@ impl Connection {
         is_worker: bool,
     ) -> Result<(Block, *mut [u8]), ReplyError> {
         let no_memory = |why: String| ReplyError::NoMemory { len, why };
+        let waits = |making, is_whole| !is_worker || is_whole && making <= AWAITED_MAX;
         let mut spare: Option<Spare> = None;
+        let mut rest = 0;
         let found = loop {
             if self.is_gone() {
                 break Err(ReplyError::Disconnected);
             }
             match out.outgoing.place(len) {
                 Placing::Placed(block) => break Ok(out.placed(cell, turn, block)),
-                Placing::Grow(size) => match spare.take() {
-                    Some(made) if made.size <= size => match self.announce(&mut out, made) {
-                        Ok(()) => {}
-                        Err((why, made)) => {
-                            spare = Some(made);
-                            break Err(no_memory(why));
-                        }
-                    },
-                    Some(other) => {
-                        // Others have used the quota meanwhile.
-                        drop(out);
-                        self.discard(other);
-                        out = self.out();
-                    }
-                    // One at a time: what it makes may have room for this reply, too.
-                    None if out.making > 0 && (!is_worker || out.making <= AWAITED_MAX) => {
-                        out = self.made.wait_timeout(out, LOOK_AGAIN);
-                    }
-                    None => {
-                        let charged = self.may_announce(&mut out);
-                        match charged.and_then(|()| self.charge(&mut out, len, size)) {
-                            Ok((charge, size)) => {
-                                drop(out);
-                                let made = self.make(charge, size);
-                                out = self.out();
-                                match made {
-                                    Ok(made) => spare = Some(made),
-                                    Err(why) => break Err(no_memory(why)),
-                                }
+                Placing::Grow(Growth { whole, now }) => {
+                    let size = if is_worker { now } else { whole };
+                    match spare.take() {
+                        Some(made) if made.size <= size => match self.announce(&mut out, made) {
+                            Ok(()) => rest = whole - size,
+                            Err((why, made)) => {
+                                spare = Some(made);
+                                break Err(no_memory(why));
                             }
-                            Err(why) => break Err(no_memory(why)),
+                        },
+                        Some(other) => {
+                            // Others have used the quota meanwhile.
+                            drop(out);
+                            self.discard(other);
+                            out = self.out();
                         }
+                        // One at a time: what it makes may have room for this reply, too.
+                        None if out.making > 0 && waits(out.making, size == whole) => {
+                            out = self.made.wait_timeout(out, LOOK_AGAIN);
+                        }
+                        None => match self.make_charged(out, len, size) {
+                            (locked, Ok(made)) => {
+                                (out, spare) = (locked, Some(made));
+                            }
+                            (locked, Err(why)) => {
+                                out = locked;
+                                break Err(no_memory(why));
+                            }
+                        },
                     }
-                },
+                }
                 Placing::Full => {
                     let reclaimed = self.reclaim_released(&mut out);
                     let retired = self.retire(&mut out, 0);
@@ -107,11 +107,55 @@ impl Connection {
                 }
             }
         };
+        if rest > 0 && found.is_ok() && !out.is_growing {
+            out.is_growing = self.shared.grow_later(self.id, rest);
+        }
         drop(out);
         if let Some(spare) = spare {
             self.discard(spare);
         }
         found
+    }
+
+    /// Makes the rest of what the connection's memory grows by. For a thread that serves nobody: no call waits for it, and
+    /// where the memory is not to be had, whoever needs it finds out.
+    pub(in crate::server) fn grow(&self, size: u64) {
+        let mut out = self.out();
+        if !self.is_gone() && out.outgoing.has_place_for(size) {
+            let (locked, made) = self.make_charged(out, size, size);
+            out = locked;
+            let left = match made {
+                Ok(made) if out.outgoing.has_place_for(size) => {
+                    self.announce(&mut out, made).err().map(|(_, made)| made)
+                }
+                made => made.ok(),
+            };
+            if let Some(left) = left {
+                drop(out);
+                self.discard(left);
+                out = self.out();
+            }
+        }
+        out.is_growing = false;
+    }
+
+    /// Makes a region of at most `wanted` bytes, or of just enough for `len`, if its client reads what it is told and the
+    /// accounts allow it. Lets go of the lock meanwhile.
+    fn make_charged<'a>(
+        &'a self,
+        mut out: MutexGuard<'a, Out>,
+        len: u64,
+        wanted: u64,
+    ) -> (MutexGuard<'a, Out>, Result<Spare, String>) {
+        let charged = self.may_announce(&mut out).and_then(|()| self.charge(&mut out, len, wanted));
+        match charged {
+            Ok((charge, size)) => {
+                drop(out);
+                let made = self.make(charge, size);
+                (self.out(), made)
+            }
+            Err(why) => (out, Err(why)),
+        }
     }
 
     /// Puts a new region on the accounts, of at most `wanted` bytes, or of just enough for `len`. Gives its size.
