@@ -1,5 +1,5 @@
 use super::*;
-use crate::body::{Inline, Think};
+use crate::body::{Inline, Place, Think};
 use proptest::prelude::*;
 
 fn head() -> RequestHead {
@@ -28,6 +28,36 @@ fn a_call_goes_there_and_back() {
     cell.release();
     assert!(cell.is_released(turn));
     assert!(!cell.is_released(turn.next()));
+}
+
+#[test]
+fn a_request_is_short_or_far_or_a_violation() {
+    let (cell, turn) = (Cell::default(), Turn::START.next());
+    let place = Place { region: 3, offset: 64, len: 100 };
+    let far = Body::Far(place);
+    assert_eq!(cell.publish_request(turn, head(), Deadline::NONE, (&far).into()), None);
+    let read = || {
+        let mut request = TakenRequest::default();
+        cell.read_request(&mut request).map(|()| request).map_err(|violation| violation.field)
+    };
+    let request = read().expect("far");
+    let Body::Far(found) = request.body else { panic!("short") };
+    assert_eq!((found, request.head), (place, head()));
+    let good = cell.head.load(Ordering::Relaxed);
+    let (length, zeros) = (1 << 16, 23..28);
+    for bit in zeros {
+        cell.head.store(good | 1 << bit, Ordering::Relaxed);
+        assert_eq!(read().err(), Some("head.zero"), "bit {bit}");
+    }
+    cell.head.store(good | length, Ordering::Relaxed);
+    assert_eq!(read().err(), Some("head.length"), "a far one with a length in the cell");
+    let short = good & !(1 << 22);
+    for (len, field) in
+        [(0, None), (48, None), (49, Some("head.length")), (63, Some("head.length"))]
+    {
+        cell.head.store(short | (len * length), Ordering::Relaxed);
+        assert_eq!(read().err(), field, "{len} bytes");
+    }
 }
 
 #[test]

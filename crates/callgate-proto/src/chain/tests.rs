@@ -33,6 +33,37 @@ fn all_cells_but_one_can_be_in_flight() {
 }
 
 #[test]
+fn the_next_calls_cell_is_told_before_it_is_drawn() {
+    let mut submitter = Submitter::new(9);
+    for count in [1, 3, 8, 2] {
+        let drawn: Vec<u16> = (0..count)
+            .map(|_| {
+                let told = submitter.next_cell();
+                let ticket = submitter.draw(false).expect("free");
+                assert_eq!(ticket.cell, told);
+                told
+            })
+            .collect();
+        for cell in drawn {
+            submitter.put_back(cell);
+        }
+    }
+}
+
+#[test]
+fn who_is_unanswered_is_told_from_all_others() {
+    let cells = [0, 1, 15, 16, 63, 64, 65, 127, 128, 959, 960, 1023];
+    for cell in cells {
+        let deferred = Deferred::default();
+        deferred.insert(cell);
+        let unanswered: Vec<u16> = (0..1024).filter(|other| deferred.contains(*other)).collect();
+        assert_eq!((unanswered, deferred.count()), (vec![cell], 1));
+        deferred.remove(cell);
+        assert_eq!(deferred.count(), 0);
+    }
+}
+
+#[test]
 fn a_call_that_lies_far_behind_was_taken_whatever_its_turn_says() {
     // Numbers and turns go together here: none has wrapped.
     let at = |number: u64, next: u64, taken: u64| {
