@@ -6,8 +6,8 @@ use loom::sync::atomic::{AtomicU32, Ordering::Release};
 use loom::sync::{Condvar, Mutex};
 
 /// Three threads and their beds are too much for all interleavings: those with at most two preemptions are explored. They
-/// kill the mutants of `scripts/check-fences`.
-fn model(body: impl Fn() + Sync + Send + 'static) {
+/// kill the mutants of `scripts/check-fences`. The tests of two threads explore all.
+fn bounded_model(body: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(body);
@@ -85,7 +85,7 @@ fn beside(ward: &Arc<Ward>, body: impl FnOnce(&Ward) + 'static) -> thread::JoinH
 /// A thread that is alone hears each ring.
 #[test]
 fn one_sleeper_hears_each_ring() {
-    model(|| {
+    loom::model(|| {
         let ward = Arc::new(Ward::default());
         let server = beside(&ward, |ward| (0..2).for_each(|at| ward.answer(at)));
         (0..2).for_each(|at| ward.sleep(at));
@@ -96,7 +96,7 @@ fn one_sleeper_hears_each_ring() {
 /// EDGE followers, EDGE round, EDGE lead: each of two threads hears its own ring, whoever leads.
 #[test]
 fn two_sleepers_hear_their_rings() {
-    model(|| {
+    bounded_model(|| {
         let ward = Arc::new(Ward::default());
         let other = beside(&ward, |ward| ward.sleep(1));
         let server = beside(&ward, |ward| (0..2).for_each(|at| ward.answer(at)));
@@ -109,7 +109,7 @@ fn two_sleepers_hear_their_rings() {
 /// EDGE round, EDGE followers: one hears its ring though another leads on, whose answer comes only after that.
 #[test]
 fn a_follower_hears_its_ring_while_another_leads_on() {
-    model(|| {
+    bounded_model(|| {
         let ward = Arc::new(Ward::default());
         let follower = beside(&ward, |ward| {
             ward.sleep(1);
@@ -125,7 +125,7 @@ fn a_follower_hears_its_ring_while_another_leads_on() {
 /// A leader whose time is over takes no ring of the others with it.
 #[test]
 fn a_leader_that_gives_up_leaves_a_leader() {
-    model(|| {
+    bounded_model(|| {
         let ward = Arc::new(Ward::default());
         let server = beside(&ward, |ward| ward.answer(1));
         let hasty = beside(&ward, |ward| {
@@ -140,7 +140,7 @@ fn a_leader_that_gives_up_leaves_a_leader() {
 /// Who ends a connection says so, then wakes all: both threads see it, or had not gone to sleep yet.
 #[test]
 fn all_are_woken_at_the_end() {
-    model(|| {
+    loom::model(|| {
         let ward = Arc::new(Ward::default());
         let life = Arc::new(Life::default());
         let sleeper = |at: usize, ward: Arc<Ward>, life: Arc<Life>| {

@@ -1,13 +1,13 @@
 //! Clients that lie to an honest server, beside honest clients.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::latency::{Slices, Turns};
 use super::{Outcome, Plan, check_honest, spawn};
 use crate::data::{is_reply, method, request};
 use crate::liars::client::{Expect, floods, lies};
 use crate::liars::growth::Growth;
-use crate::peer::{Peer, Place};
+use crate::peer::{Peer, Place, Words};
 use crate::rng::Rng;
 use crate::usage::cpu_ticks;
 use crate::{BOUND, until};
@@ -52,12 +52,14 @@ pub fn run(plan: Plan) -> Vec<(String, Outcome)> {
         }
         stage.rest();
     }
+    let honest_calls = stage.honest_calls;
+    let mutator = stage.mutate(plan.mutating, &mut rng);
     let (text, grows) = stage.growth.judge();
     let note = format!(
         "{} kinds of lies, {} violations reported with field and process, {} honest calls beside them, all right",
         all.len(),
         stage.violations,
-        stage.honest_calls
+        honest_calls
     );
     let lying = Outcome { tried: told as u64, failed: 0, stall_ns: Some(stage.stall_ns), note };
     let grown = Outcome {
@@ -66,7 +68,9 @@ pub fn run(plan: Plan) -> Vec<(String, Outcome)> {
         note: text,
         ..Outcome::default()
     };
-    let mut rows = vec![("lying clients".into(), lying), ("server's growth".into(), grown)];
+    let mut rows = vec![("lying clients".into(), lying)];
+    rows.extend(mutator.map(|outcome| ("a client that mutates all it may write".into(), outcome)));
+    rows.push(("server's growth".into(), grown));
     if plan.rounds > 0 {
         rows.push(("half-open".into(), stage.half_open(&mut rng)));
         rows.push(("p99 beside lying clients".into(), stage.latencies(plan, &mut rng)));
@@ -138,6 +142,35 @@ impl Stage {
             Expect::Any => assert!(fields.len() <= 1, "{what}: {fields:?} reported"),
         }
         self.violations += fields.len() as u64;
+    }
+
+    /// A client writes random and chosen values into its control region for so long, over ever new connections.
+    fn mutate(&mut self, time: Duration, rng: &mut Rng) -> Option<Outcome> {
+        let (began, calls_before, liar) =
+            (Instant::now(), self.honest_calls, self.liar.pid().to_string());
+        let (mut outcome, mut noticed) = (Outcome::default(), 0);
+        while began.elapsed() < time {
+            self.liar.tell(&format!("flood {} 1000 scribbles", rng.next() >> 1));
+            let told = self.liar.line_within(3 * BOUND);
+            let told = told.unwrap_or_else(|| panic!("no end:\n{}", self.liar.errors()));
+            outcome.tried += Words::parse(&told).number("count");
+            assert!(self.host.is_alive(), "the server died\n{}", self.host.errors());
+            until("only the honest are left", || {
+                (self.host.ask("status").number("clients") == HONEST).then_some(())
+            });
+            for (pid, field) in notes(&mut self.host) {
+                assert_eq!(pid, liar, "{field} is reported of another");
+                noticed += 1;
+            }
+            self.rest();
+        }
+        let calls = self.honest_calls - calls_before;
+        outcome.stall_ns = Some(self.stall_ns);
+        outcome.note = format!(
+            "connections over {} s, {noticed} of them found out, {calls} honest calls beside them, all right",
+            time.as_secs()
+        );
+        (outcome.tried > 0).then_some(outcome)
     }
 
     /// Takes a sample; the honest were served all the while.

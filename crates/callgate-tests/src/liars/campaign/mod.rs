@@ -1,7 +1,8 @@
 //! The driver.
 //!
-//! `liars once` tells each lie once; `liars short SECONDS` and `liars long SECONDS` go on with random ones, and measure what
-//! honest calls take meanwhile, unless `lies` follows. Rows go to standard output as JSON, the rest to standard error.
+//! `liars once` tells each lie once; `liars short SECONDS` and `liars long SECONDS` go on with random ones for a quarter of the
+//! time in each role, write into whatever the liar may write for another, and measure what honest calls take beside floods,
+//! unless `lies` follows. Rows go to standard output as JSON, the rest to standard error.
 //! `CALLGATE_SEED` repeats a run; what `CALLGATE_LIARS_NOTE` says of the build is added to each row.
 
 mod clients;
@@ -20,6 +21,8 @@ use crate::rng::Rng;
 pub struct Plan {
     /// Each lie is told once at least; then random ones for so long, per role of the liar.
     lying: Duration,
+    /// Then it does nothing but write into what it may write, for so long.
+    mutating: Duration,
     /// Rounds of the latency part; each has a slice for each flood.
     rounds: u32,
     /// Length of such a slice.
@@ -42,16 +45,19 @@ pub fn main(arguments: &[String]) -> i32 {
     let mode = arguments.first().map_or("", String::as_str);
     let seconds = arguments.get(1).and_then(|text| text.parse().ok());
     let seed = Rng::printed("liars").next() % 1_000_000_000;
+    let plan = |seconds, rounds, slice_ms| Plan {
+        lying: Duration::from_secs(seconds) / 4,
+        mutating: Duration::from_secs(seconds) / 4,
+        rounds,
+        slice: Duration::from_millis(slice_ms),
+        seed,
+    };
     let plan = match mode {
-        "once" => Plan { lying: Duration::ZERO, rounds: 0, slice: Duration::ZERO, seed },
-        "short" => {
-            let lying = Duration::from_secs(seconds.unwrap_or(24) / 2);
-            Plan { lying, rounds: 5, slice: Duration::from_millis(100), seed }
-        }
+        "once" => plan(0, 0, 0),
+        "short" => plan(seconds.unwrap_or(24), 5, 100),
         "long" => {
-            let lying = Duration::from_secs(seconds.unwrap_or(3_600) / 2);
             let rounds = if arguments.get(2).is_some_and(|word| word == "lies") { 0 } else { 15 };
-            Plan { lying, rounds, slice: Duration::from_millis(400), seed }
+            plan(seconds.unwrap_or(7_200), rounds, 400)
         }
         _ => {
             eprintln!("liars once | short [SECONDS] | long [SECONDS [lies]]");

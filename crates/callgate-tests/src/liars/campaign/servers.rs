@@ -1,6 +1,6 @@
 //! Servers that lie to a client process, which calls an honest server too.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::latency::Slices;
 use super::{Outcome, Plan, check_honest, spawn};
@@ -47,13 +47,15 @@ pub fn run(plan: Plan) -> Vec<(String, Outcome)> {
         }
         stage.rest();
     }
+    let honest_calls = stage.honest_calls;
+    let mutator = stage.mutate(plan.mutating, &mut rng);
     let (text, grows) = stage.growth.judge();
     let note = format!(
         "{} kinds of lies, {} violations reported with field and side, {} calls to an honest server beside them, all \
          right; the longest meeting took {} ms, deadlines included",
         all.len(),
         stage.violations,
-        stage.honest_calls,
+        honest_calls,
         stage.longest_ms
     );
     let lying = Outcome { tried: told as u64, failed: 0, stall_ns: Some(stage.stall_ns), note };
@@ -63,7 +65,9 @@ pub fn run(plan: Plan) -> Vec<(String, Outcome)> {
         note: text,
         ..Outcome::default()
     };
-    let mut rows = vec![("lying servers".into(), lying), ("client's growth".into(), grown)];
+    let mut rows = vec![("lying servers".into(), lying)];
+    rows.extend(mutator.map(|outcome| ("a server that mutates all it may write".into(), outcome)));
+    rows.push(("client's growth".into(), grown));
     if plan.rounds > 0 {
         rows.push(("p99 beside lying servers".into(), stage.latencies(plan, &mut rng)));
     }
@@ -117,6 +121,27 @@ impl Stage {
         assert!(took_ms < 6_000, "{what}: {}", met.text());
         self.longest_ms = self.longest_ms.max(took_ms);
         assert!(self.liar.is_alive(), "{what}: the liar died\n{}", self.liar.errors());
+    }
+
+    /// A server writes random and chosen values into its clients' control regions for so long, over ever new connections.
+    fn mutate(&mut self, time: Duration, rng: &mut Rng) -> Option<Outcome> {
+        let (began, calls_before) = (Instant::now(), self.honest_calls);
+        let mut outcome = Outcome::default();
+        while began.elapsed() < time {
+            self.liar.ask(&format!("mode {} 0 scribbles", rng.next() >> 1));
+            self.guest.ask("visit 2");
+            std::thread::sleep(Duration::from_secs(1));
+            outcome.tried += self.guest.ask("leave").number("calls");
+            assert!(self.liar.is_alive(), "the liar died\n{}", self.liar.errors());
+            self.rest();
+        }
+        let calls = self.honest_calls - calls_before;
+        outcome.stall_ns = Some(self.stall_ns);
+        outcome.note = format!(
+            "calls to it over {} s; {calls} calls to an honest server beside them, all right",
+            time.as_secs()
+        );
+        (outcome.tried > 0).then_some(outcome)
     }
 
     fn rest(&mut self) {
