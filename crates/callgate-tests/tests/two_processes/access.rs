@@ -92,6 +92,30 @@ fn everyone() {
 }
 
 #[test]
+fn a_user_with_all_its_places_leaves_others_theirs() {
+    const PLACES: usize = 20;
+    within(LONGEST, || {
+        if !are_others() {
+            return;
+        }
+        let place = open_place();
+        let words = ["access=everyone", &format!("clients_per_uid={PLACES}")];
+        let _server = place.server(PEER, &words);
+        let all: Vec<_> =
+            (0..PLACES).map(|_| Client::connect(place.name()).expect("room")).collect();
+        match Client::connect(place.name()) {
+            Err(CallError::Refused { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        let (_client, told) = as_user(&place, OTHER, OTHER);
+        assert_eq!(told.find::<String>("kind").as_deref(), Some("ok"), "{}", told.text());
+        for client in &all {
+            client.call(b"x").expect("a reply");
+        }
+    });
+}
+
+#[test]
 fn a_group() {
     within(LONGEST, || {
         if !are_others() {

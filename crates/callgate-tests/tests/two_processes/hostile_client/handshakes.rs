@@ -11,7 +11,6 @@ use callgate_tests::hostile::{
 };
 use callgate_tests::memory::{control_seals, impostors, memfd};
 use callgate_tests::{Place, Rng, until, within};
-use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 
@@ -319,7 +318,8 @@ fn impostors_as_control_memory() {
     });
 }
 
-/// The limit of clients of one user, met by an attacker, is met by that user alone; others' numbers are their own.
+/// Who meets the limit of clients of one user is told so, and gets in when there is room again. That other users have places
+/// of their own: `access::a_user_with_all_its_places_leaves_others_theirs`.
 #[test]
 fn a_user_who_takes_all_places() {
     within(LONGEST, || {
@@ -330,8 +330,6 @@ fn a_user_who_takes_all_places() {
             Err(CallError::Refused { reason, .. }) => assert!(reason.contains("20"), "{reason}"),
             other => panic!("{other:?}"),
         }
-        let ids: HashSet<u16> = raws.iter().map(|raw| raw.words.cells as u16).collect();
-        assert_eq!(ids.len(), 1);
         drop(raws);
         let client = until("there is room again", || Client::connect(place.name()).ok());
         client.call(b"x").expect("a reply");

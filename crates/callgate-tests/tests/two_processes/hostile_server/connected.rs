@@ -269,10 +269,3 @@ fn nothing_is_left_in_the_client() {
         assert!(!client.errors().contains("panicked"), "{}", client.errors());
     });
 }
-
-/// The default options trust no further than these tests do.
-#[test]
-fn the_defaults_are_bounded() {
-    let options = ClientOptions::default();
-    assert_eq!((options.in_flight, options.bytes), (None, 1 << 30));
-}

@@ -5,7 +5,7 @@ mod connected;
 
 use std::time::{Duration, Instant};
 
-use callgate::{CallError, CallOptions, Client, ClientOptions, Reply, Side, Started};
+use callgate::{CallError, CallOptions, Client, Reply, Side, Started};
 use callgate_proto::wire::{Answer, Message, Reason, Status, Versions, Welcome};
 use callgate_tests::memory::{held_seals, impostors};
 use callgate_tests::roles::hostile_server::{CROWD, REGION, REPLY_MAX};
