@@ -59,11 +59,26 @@ fn outgoing(source: &mut Source<'_>) {
                         for size in [now, whole] {
                             assert!(size >= len && size.is_multiple_of(4_096));
                         }
-                        assert!(now <= whole && out.total() + whole <= quota);
-                        // The rest may come later, or never.
-                        let size = if source.u8().is_multiple_of(2) { whole } else { now };
-                        assert!(out.has_place_for(size));
+                        assert!(now <= whole && out.total() + out.promised() + whole <= quota);
+                        assert!(now == whole || out.promised() == 0);
+                        // The rest may come at once, later, or never.
+                        let (size, rest) = match source.u8() % 3 {
+                            0 => (whole, 0),
+                            1 => (now, whole - now),
+                            _ => (now, 0),
+                        };
                         out.add(size, size);
+                        if rest > 0 {
+                            out.promise(rest);
+                        }
+                    }
+                    Placing::Promised => {
+                        let promised = out.promised();
+                        assert!(promised > 0, "nothing was promised");
+                        out.promise(0);
+                        if source.u8().is_multiple_of(2) {
+                            out.add(promised, promised);
+                        }
                     }
                     Placing::Full => {}
                 }
@@ -82,7 +97,7 @@ fn outgoing(source: &mut Source<'_>) {
                 }
             }
         }
-        assert!(out.total() <= quota);
+        assert!(out.total() + out.promised() <= quota);
         assert_eq!(out.is_unused(), live.is_empty());
     }
 }

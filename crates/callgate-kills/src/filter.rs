@@ -16,6 +16,9 @@ enum When {
 
 struct Rule(libc::c_long, When, i32);
 
+/// `libc` has no name for it on each architecture.
+const CACHESTAT: libc::c_long = 451;
+
 /// What a server and a client have to do without in an old kernel, or under a strict filter.
 fn old() -> Vec<Rule> {
     vec![
@@ -26,6 +29,7 @@ fn old() -> Vec<Rule> {
             libc::EINVAL,
         ),
         Rule(libc::SYS_getsockopt, When::Is(2, 77), libc::ENOPROTOOPT),
+        Rule(CACHESTAT, When::Always, libc::ENOSYS),
         Rule(libc::SYS_futex_waitv, When::Always, libc::ENOSYS),
         Rule(libc::SYS_epoll_pwait2, When::Always, libc::ENOSYS),
         Rule(libc::SYS_membarrier, When::Always, libc::EPERM),

@@ -137,3 +137,69 @@ pub(crate) fn await_open_count(name: &str, count: usize) {
         std::thread::yield_now();
     }
 }
+
+/// A write into a file from a page that does not come while this lives: the kernel sleeps in it,
+/// with the lock of the file's inode.
+#[cfg(target_os = "linux")]
+pub(crate) struct StuckWrite {
+    /// Closed first: then the page comes.
+    keeper: Option<OwnedFd>,
+    writer: Option<std::thread::JoinHandle<()>>,
+}
+
+#[cfg(target_os = "linux")]
+impl StuckWrite {
+    /// Begins one, and waits until it is stuck. `None` where the kernel lets nobody keep pages from
+    /// coming (`userfaultfd`), or does not write.
+    pub(crate) fn begin(file: &OwnedFd) -> Option<StuckWrite> {
+        use std::os::fd::FromRawFd;
+        const API: libc::c_ulong = 0xc018_aa3f;
+        const REGISTER: libc::c_ulong = 0xc020_aa00;
+        const PAGE: usize = 65_536;
+        let mut api = [0xaa_u64, 0, 0];
+        // SAFETY: the calls write to live locals of the kernel's layout and size; the descriptor is
+        // new, and nobody else's; the page is a new mapping, which is never unmapped.
+        let (keeper, page) = unsafe {
+            let keeper = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK);
+            if keeper < 0 {
+                return None;
+            }
+            let keeper = OwnedFd::from_raw_fd(keeper as i32);
+            if libc::ioctl(keeper.as_raw_fd(), API, &raw mut api) != 0 {
+                return None;
+            }
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let page = libc::mmap(std::ptr::null_mut(), PAGE, libc::PROT_READ, flags, -1, 0);
+            let mut register = [page as u64, PAGE as u64, 1, 0];
+            if page == libc::MAP_FAILED
+                || libc::ioctl(keeper.as_raw_fd(), REGISTER, &raw mut register) != 0
+            {
+                return None;
+            }
+            (keeper, page as usize)
+        };
+        let file = file.try_clone().unwrap();
+        let writer = std::thread::spawn(move || {
+            // SAFETY: the range is mapped; the kernel says so if it cannot be read.
+            let _ = unsafe { libc::pwrite(file.as_raw_fd(), page as *const _, 64, 0) };
+        });
+        let mut stuck = StuckWrite { keeper: Some(keeper), writer: Some(writer) };
+        // It is told of the page that is waited for.
+        let fd = stuck.keeper.as_ref().unwrap();
+        readable_soon(fd).then_some(()).or_else(|| {
+            stuck.keeper = None;
+            None
+        })?;
+        Some(stuck)
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for StuckWrite {
+    fn drop(&mut self) {
+        self.keeper = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}

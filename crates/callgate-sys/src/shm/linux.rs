@@ -3,6 +3,7 @@
 mod hold;
 mod mapping;
 mod memfd;
+mod presence;
 mod release;
 
 pub use hold::Hold;

@@ -85,10 +85,18 @@ pub enum Rejected {
         want: u64,
     },
     /// Not every page is present.
-    #[error("memory from the peer of {size} bytes has a hole at byte {first_hole}")]
+    #[error("memory from the peer of {size} bytes lacks {missing} bytes, or more")]
     Holes {
-        /// Where the first missing page begins, in bytes.
-        first_hole: u64,
+        /// How many bytes are known to be missing.
+        missing: u64,
+        /// Size in bytes.
+        size: u64,
+    },
+    /// There are pages beyond its end, so that the number of its blocks says nothing.
+    #[error("memory from the peer of {size} bytes has {pages} pages beyond its end")]
+    Beyond {
+        /// How many.
+        pages: u64,
         /// Size in bytes.
         size: u64,
     },

@@ -22,7 +22,9 @@ const WAKER_TOKEN: u64 = u64::MAX;
 const TIDY_AFTER: Duration = Duration::from_secs(1);
 /// How long a new watcher waits before it asks for the number of CPUs.
 const LEARN_AFTER: Duration = Duration::from_millis(2);
+/// When to wake again who has not been seen to wake; doubled each time, up to the longest, while nobody else is added.
 const WAKE_AGAIN: Duration = Duration::from_millis(1);
+const WAKE_AGAIN_MAX: Duration = Duration::from_millis(128);
 
 struct Watcher {
     generation: u32,
@@ -144,13 +146,17 @@ impl Watcher {
         let mut events = Vec::new();
         // Not at once: the connection that this thread was made for is about to make its first call.
         let mut learn_ns = Some(clock::deadline_ns(LEARN_AFTER));
+        let (mut wake_again, mut asleep) = (WAKE_AGAIN, 0);
         while !self.retired.load(Ordering::Relaxed) {
             if learn_ns.is_some_and(|due_ns| clock::now_ns() >= due_ns) {
                 learn_ns = None;
                 crate::wait::learn_cpus();
             }
             let tidy_ns = lock(&self.untidy).iter().map(|(due_ns, _)| *due_ns).min();
-            let wake_ns = (!lock(&self.asleep).is_empty()).then(|| clock::deadline_ns(WAKE_AGAIN));
+            let count = lock(&self.asleep).len();
+            wake_again = if count > asleep { WAKE_AGAIN } else { wake_again.min(WAKE_AGAIN_MAX) };
+            asleep = count;
+            let wake_ns = (count > 0).then(|| clock::deadline_ns(wake_again));
             let due_ns = tidy_ns.into_iter().chain(wake_ns).chain(learn_ns).min();
             events.clear();
             if let Err(error) = self.poller.wait(&mut events, due_ns) {
@@ -159,6 +165,7 @@ impl Watcher {
             }
             // Whatever panics here (the program's tracing, say), all connections depend on this thread.
             let _ = catch_unwind(AssertUnwindSafe(|| self.round(&events, tidy_ns)));
+            wake_again *= 2;
         }
     }
 

@@ -71,8 +71,18 @@ struct Out {
     unread: u32,
     /// Bytes of regions that are on the account and not announced: threads make them.
     making: u64,
-    /// [`Connection::grow`] is going to be called, or was and has not ended.
-    is_growing: bool,
+    /// How far what was promised to come from the memory thread has come.
+    growing: Growing,
+}
+
+/// See [`Out::growing`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Growing {
+    No,
+    /// [`Connection::grow`] is going to be called. Whoever needs the memory at once takes the promise back.
+    Asked,
+    /// It makes the memory.
+    Making,
 }
 
 impl Out {
@@ -105,7 +115,7 @@ impl Connection {
             unsent_retires: Vec::new(),
             unread: 0,
             making: 0,
-            is_growing: false,
+            growing: Growing::No,
         };
         Self {
             id,
@@ -354,6 +364,7 @@ impl Connection {
     /// Lets go of reply memory that a quiet connection does not need; returns whether to come again.
     pub(super) fn tidy(&self, keep_a_little: bool) -> bool {
         let mut out = self.out();
+        self.take_back_promise(&mut out);
         self.reclaim_released(&mut out);
         self.retire(&mut out, if keep_a_little { REGION_MIN } else { 0 });
         out.outgoing.total() > 0 || !out.unsent_retires.is_empty()

@@ -1,5 +1,6 @@
 //! What all threads of one server share: its limits, its phase, its counters, and how to reach each worker.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -93,8 +94,8 @@ impl Desk {
 enum Chore {
     /// Memory to be unmapped.
     LetGo(Box<dyn Send>),
-    /// A connection, by its id, gets this many bytes more of reply memory.
-    Grow(u64, u64),
+    /// A connection, by its id, gets the reply memory that it was promised.
+    Grow(u64),
 }
 
 pub(crate) struct Shared {
@@ -117,7 +118,7 @@ pub(crate) struct Shared {
     pub(super) violations: AtomicU64,
     pub(super) drain_until_ns: AtomicU64,
     /// What is done away from the workers; `None` once nobody does that any more.
-    chores: Mutex<Option<Vec<Chore>>>,
+    chores: Mutex<Option<VecDeque<Chore>>>,
     /// Told when there is more of it, or the phase has moved on.
     more_chores: Condvar,
     phase: AtomicU32,
@@ -168,7 +169,7 @@ impl Shared {
             refused: AtomicU64::new(0),
             violations: AtomicU64::new(0),
             drain_until_ns: AtomicU64::new(0),
-            chores: Mutex::new(Some(Vec::new())),
+            chores: Mutex::new(Some(VecDeque::new())),
             more_chores: Condvar::new(),
             phase: AtomicU32::new(Phase::Serving as u32),
             connections: Mutex::default(),
@@ -228,9 +229,9 @@ impl Shared {
         }
     }
 
-    /// Has the same thread make more reply memory for a connection; false if it has too much to do.
-    pub(super) fn grow_later(&self, connection: u64, bytes: u64) -> bool {
-        self.do_later(|| Chore::Grow(connection, bytes))
+    /// Has the same thread make reply memory that a connection was promised; false if it has too much to do.
+    pub(super) fn grow_later(&self, connection: u64) -> bool {
+        self.do_later(|| Chore::Grow(connection))
     }
 
     fn do_later(&self, chore: impl FnOnce() -> Chore) -> bool {
@@ -238,7 +239,7 @@ impl Shared {
         let Some(chores) = chores.as_mut().filter(|chores| chores.len() < CHORES_MAX) else {
             return false;
         };
-        chores.push(chore());
+        chores.push_back(chore());
         self.more_chores.notify_all();
         true
     }
@@ -247,14 +248,14 @@ impl Shared {
     pub(super) fn do_chores(&self) {
         let mut chores = lock(&self.chores);
         loop {
-            if let Some(chore) = chores.as_mut().and_then(Vec::pop) {
+            if let Some(chore) = chores.as_mut().and_then(VecDeque::pop_front) {
                 drop(chores);
                 match chore {
                     Chore::LetGo(memory) => drop(memory),
-                    Chore::Grow(id, bytes) => {
+                    Chore::Grow(id) => {
                         let connection = lock(&self.connections).get(&id).and_then(Weak::upgrade);
                         if let Some(connection) = connection {
-                            connection.grow(bytes);
+                            connection.grow();
                         }
                     }
                 }

@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use callgate_points::at;
 use rustix::fs::{
-    FallocateFlags, MemfdFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_get_seals,
-    fstat, fstatfs, ftruncate, memfd_create, seek,
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
+    fstatfs, ftruncate, memfd_create,
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Resource, getrlimit};
 
+use super::presence;
 use crate::process::{PeerFd, TrackedFd};
 use crate::shm::Rejected;
 
@@ -80,8 +81,7 @@ impl MemFd {
     ///
     /// The order matters. Seals come first: reading them runs no code of a file system, which the
     /// peer might be (FUSE); and what a seal fixes can be trusted by the checks that follow.
-    /// Presence is asked with `SEEK_HOLE`, since the number of blocks can be forged by allocating
-    /// beyond the end.
+    /// No check waits for what the peer does with the memory meanwhile; see `presence`.
     fn check(&self, len: usize, want: SealFlags) -> Result<(), Rejected> {
         let have = match at!("sys.shm.get_seals", fcntl_get_seals(self)) {
             Ok(have) => have,
@@ -100,15 +100,11 @@ impl MemFd {
             return Err(Rejected::NotTmpfs { magic });
         }
         let stat = at!("sys.shm.fstat", fstat(self)).map_err(|e| failed("fstat", e))?;
-        let (have, want) = (stat.st_size as u64, len as u64);
+        let (seals, have, want) = (have, stat.st_size as u64, len as u64);
         if have != want || want == 0 {
             return Err(Rejected::Size { have, want });
         }
-        match at!("sys.shm.seek_hole", seek(self, SeekFrom::Hole(0))) {
-            Ok(first_hole) if first_hole == want => Ok(()),
-            Ok(first_hole) => Err(Rejected::Holes { first_hole, size: want }),
-            Err(error) => Err(failed("lseek(SEEK_HOLE)", error)),
-        }
+        presence::check(self.as_fd(), have, seals.contains(SealFlags::FUTURE_WRITE))
     }
 }
 

@@ -2,7 +2,8 @@
 //! as far as this library makes it.
 //!
 //! Left out, since no error applies to calls that this library makes: `close` and `munmap` (the kernel has let go, whatever
-//! it says), `futex` wakes, `sched_yield`, `lseek(SEEK_HOLE)` on a checked memfd, and spurious `EAGAIN` of `recvmsg`.
+//! it says), `futex` wakes, `sched_yield`, `lseek(SEEK_HOLE)` and `cachestat` on a checked memfd, and spurious `EAGAIN` of
+//! `recvmsg`.
 //! Left out, since Rust ends a process that has no memory for its heap: `brk` and the mappings of the allocator.
 
 /// A system call's name, with what it is asked for.
@@ -93,6 +94,7 @@ pub const TABLE: &[(Name, &[i32])] = &[
     ("fcntl set lock", &[EAGAIN, EINTR, ENOLCK, ENOMEM]),
     ("fcntl get lock", &[EINTR, ENOMEM]),
     ("fstatfs", &[EINTR, ENOMEM]),
+    ("cachestat probe", &[ENOSYS, EPERM]),
     // No EACCES: a directory that may not be looked at is passed over.
     ("stat", &[ENOMEM]),
     ("inotify_init1", &[EMFILE, ENFILE, ENOMEM, ENOSYS]),
@@ -148,8 +150,12 @@ pub const OLD: &[(Name, i32)] = &[
     ("madvise populate", EINVAL),
     ("renameat2", EINVAL),
     ("membarrier", ENOSYS),
+    ("cachestat probe", ENOSYS),
+    ("cachestat probe", EPERM),
 ];
 
+/// `libc` has no name for it on each architecture.
+const CACHESTAT: libc::c_long = 451;
 const STACK: u64 = libc::MAP_STACK as u64;
 const MFD_NOEXEC_SEAL: u64 = 8;
 const SO_PEERPIDFD: u64 = 77;
@@ -210,6 +216,8 @@ pub fn name_of(number: libc::c_long, args: &[u64; 6]) -> Option<Name> {
             _ => return None,
         },
         libc::SYS_fstatfs => "fstatfs",
+        // Of no file, to see whether there is such a call.
+        CACHESTAT if args[0] as i32 == -1 => "cachestat probe",
         libc::SYS_fstat | libc::SYS_newfstatat | libc::SYS_statx => "stat",
         libc::SYS_inotify_init1 => "inotify_init1",
         libc::SYS_inotify_add_watch => "inotify_add_watch",

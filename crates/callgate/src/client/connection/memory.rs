@@ -124,7 +124,8 @@ impl Connection {
                         submit = self.submit();
                     }
                 },
-                Placing::Full => {
+                // A client promises nothing.
+                Placing::Promised | Placing::Full => {
                     self.collect_late_replies(&mut submit);
                     let freed = self.retire(&mut submit, 0);
                     if freed {

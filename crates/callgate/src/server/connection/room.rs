@@ -13,7 +13,7 @@ use callgate_proto::wire::Message;
 use callgate_sys::shm::{Hold, MemFd, PayloadWriter, page_size};
 use callgate_sys::sync::MutexGuard;
 
-use super::{Connection, Out};
+use super::{Connection, Growing, Out};
 use crate::error::ReplyError;
 use crate::server::holds::Lent;
 use crate::server::ledger::Charge;
@@ -59,6 +59,7 @@ impl Connection {
     ) -> Result<(Block, *mut [u8]), ReplyError> {
         let no_memory = |why: String| ReplyError::NoMemory { len, why };
         let waits = |making, is_whole| !is_worker || is_whole && making <= AWAITED_MAX;
+        let is_growing = |out: &Out| out.growing == Growing::Making;
         let mut spare: Option<Spare> = None;
         let mut rest = 0;
         let found = loop {
@@ -91,6 +92,10 @@ impl Connection {
                             (locked, Ok(made)) => {
                                 (out, spare) = (locked, Some(made));
                             }
+                            // What is on the accounts is this connection's, and is about to come.
+                            (locked, Err(_)) if is_growing(&locked) => {
+                                out = self.made.wait_timeout(locked, LOOK_AGAIN);
+                            }
                             (locked, Err(why)) => {
                                 out = locked;
                                 break Err(no_memory(why));
@@ -98,6 +103,10 @@ impl Connection {
                         },
                     }
                 }
+                Placing::Promised if is_growing(&out) => {
+                    out = self.made.wait_timeout(out, LOOK_AGAIN);
+                }
+                Placing::Promised => self.take_back_promise(&mut out),
                 Placing::Full => {
                     let reclaimed = self.reclaim_released(&mut out);
                     let retired = self.retire(&mut out, 0);
@@ -107,8 +116,13 @@ impl Connection {
                 }
             }
         };
-        if rest > 0 && found.is_ok() && !out.is_growing {
-            out.is_growing = self.shared.grow_later(self.id, rest);
+        if rest > 0 && found.is_ok() && out.growing == Growing::No && out.outgoing.promise(rest) {
+            match self.shared.grow_later(self.id) {
+                true => out.growing = Growing::Asked,
+                false => {
+                    out.outgoing.promise(0);
+                }
+            }
         }
         drop(out);
         if let Some(spare) = spare {
@@ -119,24 +133,36 @@ impl Connection {
 
     /// Makes the rest of what the connection's memory grows by. For a thread that serves nobody: no call waits for it, and
     /// where the memory is not to be had, whoever needs it finds out.
-    pub(in crate::server) fn grow(&self, size: u64) {
+    pub(in crate::server) fn grow(&self) {
         let mut out = self.out();
-        if !self.is_gone() && out.outgoing.has_place_for(size) {
+        if out.growing != Growing::Asked {
+            return; // the promise was taken back
+        }
+        let size = out.outgoing.promised();
+        let mut left = None;
+        if !self.is_gone() {
+            out.growing = Growing::Making;
             let (locked, made) = self.make_charged(out, size, size);
             out = locked;
-            let left = match made {
-                Ok(made) if out.outgoing.has_place_for(size) => {
-                    self.announce(&mut out, made).err().map(|(_, made)| made)
-                }
-                made => made.ok(),
-            };
-            if let Some(left) = left {
-                drop(out);
-                self.discard(left);
-                out = self.out();
-            }
+            out.outgoing.promise(0);
+            left = made.ok().and_then(|made| self.announce(&mut out, made).err());
         }
-        out.is_growing = false;
+        out.outgoing.promise(0);
+        out.growing = Growing::No;
+        self.made.notify_all();
+        drop(out);
+        if let Some((_, left)) = left {
+            self.discard(left);
+        }
+    }
+
+    /// Somebody needs now what was left for the memory thread, or nobody needs it any more. It may have begun; then it
+    /// goes on.
+    pub(super) fn take_back_promise(&self, out: &mut Out) {
+        if out.growing == Growing::Asked {
+            out.outgoing.promise(0);
+            out.growing = Growing::No;
+        }
     }
 
     /// Makes a region of at most `wanted` bytes, or of just enough for `len`, if its client reads what it is told and the
