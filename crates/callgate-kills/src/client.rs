@@ -257,7 +257,7 @@ impl Caller {
             (0..4).map(|_| self.submit(client, method::LATER, 60_000, 60_000)).collect();
         sent.into_iter().for_each(|sent| self.wait(sent));
         // Of more than 1 MiB the pages are not counted one by one.
-        self.in_place(client, 1_200_000, 1_200_000);
+        self.in_place(client, 1_100_000, 1_100_000);
     }
 
     fn cancel(&self, client: &Client) {
