@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 
-use callgate_proto::arena::{Block, Growth, Outgoing, Placing, REGIONS_MAX};
+use callgate_proto::arena::{Block, Outgoing, Placing, REGIONS_MAX};
 use callgate_proto::body::Place;
 use callgate_sys::shm::{MemFd, PayloadReader, PayloadWriter, page_size};
 
@@ -55,30 +55,13 @@ fn outgoing(source: &mut Source<'_>) {
                 }
                 match out.place(len) {
                     Placing::Placed(block) => placed(&out, &mut live, block, len),
-                    Placing::Grow(Growth { whole, now }) => {
-                        for size in [now, whole] {
-                            assert!(size >= len && size.is_multiple_of(4_096));
-                        }
-                        assert!(now <= whole && out.total() + out.promised() + whole <= quota);
-                        assert!(now == whole || out.promised() == 0);
-                        // The rest may come at once, later, or never.
-                        let (size, rest) = match source.u8() % 3 {
-                            0 => (whole, 0),
-                            1 => (now, whole - now),
-                            _ => (now, 0),
-                        };
+                    Placing::Grow(size) => {
+                        assert!(
+                            size >= len
+                                && size.is_multiple_of(4_096)
+                                && out.total() + size <= quota
+                        );
                         out.add(size, size);
-                        if rest > 0 {
-                            out.promise(rest);
-                        }
-                    }
-                    Placing::Promised => {
-                        let promised = out.promised();
-                        assert!(promised > 0, "nothing was promised");
-                        out.promise(0);
-                        if source.u8().is_multiple_of(2) {
-                            out.add(promised, promised);
-                        }
                     }
                     Placing::Full => {}
                 }
@@ -97,7 +80,7 @@ fn outgoing(source: &mut Source<'_>) {
                 }
             }
         }
-        assert!(out.total() + out.promised() <= quota);
+        assert!(out.total() <= quota);
         assert_eq!(out.is_unused(), live.is_empty());
     }
 }

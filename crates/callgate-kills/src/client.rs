@@ -256,8 +256,7 @@ impl Caller {
         let sent: Vec<_> =
             (0..4).map(|_| self.submit(client, method::LATER, 60_000, 60_000)).collect();
         sent.into_iter().for_each(|sent| self.wait(sent));
-        // Of more than 1 MiB the pages are not counted one by one.
-        self.in_place(client, 1_100_000, 1_100_000);
+        self.in_place(client, 300_000, 300_000);
     }
 
     fn cancel(&self, client: &Client) {

@@ -15,9 +15,6 @@ pub const REGION_MIN: u64 = 64 << 10;
 /// A region that grows beside others adds at most this much above what the payload needs, in bytes.
 const GROWTH_MAX: u64 = 64 << 20;
 
-/// What is made in about 50 us, in bytes: who has others to serve makes no more at once than this, or than it needs.
-const AT_ONCE: u64 = 256 << 10;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
     start: u64,
@@ -130,22 +127,10 @@ impl Block {
 pub enum Placing {
     /// There was room.
     Placed(Block),
-    /// A new region is needed; make it, [`Outgoing::add`] it, and place again.
-    Grow(Growth),
-    /// There is no place, or no quota, beside the region that was [promised](Outgoing::promise): wait for that one, or take
-    /// the promise back.
-    Promised,
+    /// A new region of this many bytes is needed; make it, [`Outgoing::add`] it, and place again.
+    Grow(u64),
     /// Neither room nor quota. Unused regions may be taken out first, or a call must end.
     Full,
-}
-
-/// How many bytes a new region should have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Growth {
-    /// As many as there are already, or as the payload needs where that is more.
-    pub whole: u64,
-    /// Those that cannot wait, where others may follow in a region of their own; else the whole.
-    pub now: u64,
 }
 
 struct Slot<R> {
@@ -160,8 +145,6 @@ pub struct Outgoing<R> {
     slots: [Option<Slot<R>>; REGIONS_MAX],
     next_id: u32,
     total: u64,
-    /// Bytes of a region that is going to be added; 0 for none.
-    promised: u64,
     quota: u64,
     live_max: usize,
     page: u64,
@@ -172,8 +155,7 @@ impl<R> Outgoing<R> {
     /// granularity of region sizes.
     #[must_use]
     pub fn new(quota: u64, live_max: usize, page: u64) -> Self {
-        let slots = std::array::from_fn(|_| None);
-        Self { slots, next_id: 0, total: 0, promised: 0, quota, live_max, page }
+        Self { slots: std::array::from_fn(|_| None), next_id: 0, total: 0, quota, live_max, page }
     }
 
     /// Finds room for a payload of `len` bytes.
@@ -188,59 +170,12 @@ impl<R> Outgoing<R> {
         let Some(need) = footprint(len).and_then(|n| n.checked_next_multiple_of(self.page)) else {
             return Placing::Full;
         };
-        // What was promised has its place and its part of the quota.
-        let all = self.total + self.promised;
-        let room = self.quota.saturating_sub(all) / self.page * self.page;
-        let free = self.free();
-        if need > room || free == 0 {
-            return if self.promised > 0 { Placing::Promised } else { Placing::Full };
-        }
-        let now = need.max(AT_ONCE.next_multiple_of(self.page));
-        if self.promised > 0 {
-            let size = now.min(room);
-            let suffices = self.suffices(all + size, free - 1, need);
-            return if suffices {
-                Placing::Grow(Growth { whole: size, now: size })
-            } else {
-                Placing::Promised
-            };
+        let room = self.quota.saturating_sub(self.total) / self.page * self.page;
+        if need > room || self.slots.iter().all(Option::is_some) {
+            return Placing::Full;
         }
         let wanted = need.max(REGION_MIN).max(self.total.min(GROWTH_MAX));
-        let whole = wanted.next_multiple_of(self.page).min(room);
-        let splits = whole >= now.saturating_add(AT_ONCE)
-            && free >= 2
-            && self.suffices(all + whole, free - 2, need);
-        Placing::Grow(Growth { whole, now: if splits { now } else { whole } })
-    }
-
-    /// Places that are neither taken nor promised.
-    fn free(&self) -> usize {
-        let free = self.slots.iter().filter(|slot| slot.is_none()).count();
-        free.saturating_sub(usize::from(self.promised > 0))
-    }
-
-    /// Whether memory of so many bytes can grow to what as many payloads of `need` bytes take as there can be, or to the
-    /// quota, if there are so many places left.
-    fn suffices(&self, all: u64, free: usize, need: u64) -> bool {
-        let grown = (0..free).fold(all, |all, _| all + all.min(GROWTH_MAX));
-        grown >= self.quota.min(need.saturating_mul(self.live_max as u64))
-    }
-
-    /// A region of so many bytes is going to be added, and keeps its place and its part of the quota until then, if it still
-    /// has them; says whether. 0 takes the promise back.
-    pub fn promise(&mut self, size: u64) -> bool {
-        self.promised = 0;
-        let fits = size <= self.quota.saturating_sub(self.total) && self.free() > 0;
-        if fits {
-            self.promised = size;
-        }
-        fits
-    }
-
-    /// Bytes of the region that was promised and not added; 0 for none.
-    #[must_use]
-    pub fn promised(&self) -> u64 {
-        self.promised
+        Placing::Grow(wanted.next_multiple_of(self.page).min(room))
     }
 
     /// The id that the next region gets from [`Outgoing::add`].
@@ -313,4 +248,143 @@ impl<R> Outgoing<R> {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests;
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Live blocks never overlap, are aligned, and all room comes back.
+        #[test]
+        fn blocks_never_overlap(
+            steps in proptest::collection::vec((any::<bool>(), 0u64..5_000, any::<prop::sample::Index>()), 1..300),
+        ) {
+            let size = 64 << 10;
+            let mut arena = Arena::new(size, 40);
+            let mut live: Vec<(u64, u64)> = Vec::new();
+            for (take, len, pick) in steps {
+                if take {
+                    if let Some(start) = arena.take(len) {
+                        prop_assert!(start % 64 == 0 && start + len <= size);
+                        for (other, other_len) in &live {
+                            let apart = start + len.max(1) <= *other || *other + (*other_len).max(1) <= start;
+                            prop_assert!(apart, "{start}+{len} meets {other}+{other_len}");
+                        }
+                        live.push((start, len));
+                    }
+                } else if !live.is_empty() {
+                    let (start, len) = live.swap_remove(pick.index(live.len()));
+                    arena.give_back(start, len);
+                }
+                prop_assert!(live.len() <= 40);
+                prop_assert_eq!(arena.is_unused(), live.is_empty());
+            }
+            for (start, len) in live.drain(..) {
+                arena.give_back(start, len);
+            }
+            prop_assert_eq!(arena.take(size), Some(0));
+        }
+    }
+
+    fn grown(outgoing: &mut Outgoing<()>, len: u64) -> Block {
+        match outgoing.place(len) {
+            Placing::Placed(block) => block,
+            Placing::Grow(size) => {
+                outgoing.add(size, ());
+                let Placing::Placed(block) = outgoing.place(len) else {
+                    panic!("fits after growing")
+                };
+                block
+            }
+            Placing::Full => panic!("full"),
+        }
+    }
+
+    #[test]
+    fn a_block_serves_again_where_the_room_is_the_same() {
+        let mut outgoing = Outgoing::new(1 << 20, 64, 4096);
+        let block = grown(&mut outgoing, 100);
+        assert_eq!(block.room(), 128);
+        let again = block.again(128).expect("two lines, too");
+        assert_eq!((again.place.offset, again.place.len), (block.place.offset, 128));
+        for len in [0, 64, 129, u64::MAX] {
+            assert_eq!(block.again(len), None);
+        }
+        outgoing.give_back(again);
+        assert!(outgoing.is_unused());
+    }
+
+    #[test]
+    fn it_starts_small_grows_and_gives_back() {
+        let mut outgoing = Outgoing::new(1 << 30, 64, 4096);
+        let small = grown(&mut outgoing, 100);
+        assert_eq!(outgoing.total(), REGION_MIN);
+        let large = grown(&mut outgoing, 256 << 20);
+        assert_eq!(outgoing.total(), REGION_MIN + (256 << 20));
+        outgoing.give_back(large);
+        let retired = outgoing.retire_unused(REGION_MIN);
+        assert_eq!(retired, [(1, ())]);
+        assert!(outgoing.retire_unused(0).is_empty(), "the small one is in use");
+        outgoing.give_back(small);
+        assert_eq!(outgoing.retire_unused(0), [(0, ())]);
+    }
+
+    #[test]
+    fn the_quota_is_kept() {
+        let mut outgoing = Outgoing::new(1 << 20, 64, 4096);
+        grown(&mut outgoing, 900 << 10);
+        assert_eq!(outgoing.place(200 << 10), Placing::Full);
+        assert_eq!(outgoing.place(100 << 10), Placing::Grow(124 << 10), "what the quota leaves");
+        assert_eq!(outgoing.place(u64::MAX), Placing::Full);
+    }
+
+    #[test]
+    fn what_the_quota_leaves_is_used_to_the_last_page() {
+        let mut outgoing = Outgoing::new(1 << 20, 64, 4096);
+        assert_eq!(outgoing.place(1 << 20), Placing::Grow(1 << 20));
+        assert_eq!(outgoing.place((1 << 20) + 1), Placing::Full);
+        let whole = grown(&mut outgoing, 1 << 20);
+        assert_eq!((outgoing.total(), outgoing.place(1)), (1 << 20, Placing::Full));
+        outgoing.give_back(whole);
+        assert_eq!(outgoing.retire_unused(1 << 20), [], "as much may stay");
+        assert_eq!(outgoing.retire_unused((1 << 20) - 1), [(0, ())]);
+        assert_eq!((outgoing.total(), outgoing.place(1 << 20)), (0, Placing::Grow(1 << 20)));
+    }
+
+    #[test]
+    fn ids_count_and_use_is_told() {
+        let mut outgoing = Outgoing::new(u64::MAX, 2, 4096);
+        assert!(outgoing.is_unused());
+        for id in 0..3 {
+            assert_eq!(outgoing.next_id(), id);
+            let block = grown(&mut outgoing, 1 << 20);
+            assert_eq!((block.place.region, outgoing.is_unused()), (id, false));
+            outgoing.give_back(block);
+            assert!(outgoing.is_unused());
+            assert_eq!(outgoing.retire_unused(0), [(id, ())], "an id is used once");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a block of this region")]
+    fn giving_back_what_is_outside_is_caught() {
+        Arena::new(4096, 4).give_back(4096, 64);
+    }
+
+    #[test]
+    fn there_are_never_more_regions_than_the_table_holds() {
+        let mut outgoing = Outgoing::new(u64::MAX, 1, 4096);
+        for _ in 0..REGIONS_MAX {
+            grown(&mut outgoing, 10);
+        }
+        assert_eq!(outgoing.place(10), Placing::Full);
+    }
+
+    #[test]
+    #[should_panic(expected = "free already")]
+    fn giving_back_twice_is_caught() {
+        let mut arena = Arena::new(4096, 4);
+        let (a, _b) = (arena.take(64).expect("room"), arena.take(64).expect("room"));
+        arena.give_back(a, 64);
+        arena.give_back(a, 64);
+    }
+}

@@ -40,8 +40,8 @@ pub mod method {
 pub const HEAD: usize = 12;
 const TURNED: u64 = 0x5851_f42d_4c95_7f2d;
 const WINDOW: usize = 1 << 18;
-/// Longest pattern: more than the memory of which each page is counted by who receives it.
-pub const LEN_MAX: usize = (1 << 20) + (1 << 16);
+/// Longest pattern.
+pub const LEN_MAX: usize = 1 << 20;
 
 /// The `len` bytes that belong to `id`.
 fn pattern(id: u64, len: usize) -> &'static [u8] {

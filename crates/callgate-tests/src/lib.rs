@@ -13,6 +13,7 @@
 //! | [`hostile`] | a client that speaks the protocol by hand, and badly |
 //! | [`memory`] | descriptors that are not what they should be |
 //! | [`fuse`] | a file whose file system is this process |
+//! | [`stuck`] | a write that holds the lock of a file's inode |
 //! | [`roles`] | what `testpeer` can be |
 //! | [`liars`] | the campaign of liars |
 //! | [`start`] | starting a process, again where Wine fails |
@@ -34,6 +35,8 @@ pub mod roles;
 #[cfg(not(windows))]
 pub mod row;
 pub mod start;
+#[cfg(not(windows))]
+pub mod stuck;
 pub mod usage;
 
 pub use bounded::{BOUND, until, within};

@@ -85,18 +85,12 @@ pub enum Rejected {
         want: u64,
     },
     /// Not every page is present.
-    #[error("memory from the peer of {size} bytes lacks {missing} bytes, or more")]
+    #[error("memory from the peer of {size} bytes lacks {missing} bytes at or behind byte {at}")]
     Holes {
-        /// How many bytes are known to be missing.
+        /// Where the part begins that lacks them, in bytes.
+        at: u64,
+        /// How many bytes of that part are missing.
         missing: u64,
-        /// Size in bytes.
-        size: u64,
-    },
-    /// There are pages beyond its end, so that the number of its blocks says nothing.
-    #[error("memory from the peer of {size} bytes has {pages} pages beyond its end")]
-    Beyond {
-        /// How many.
-        pages: u64,
         /// Size in bytes.
         size: u64,
     },

@@ -71,18 +71,6 @@ struct Out {
     unread: u32,
     /// Bytes of regions that are on the account and not announced: threads make them.
     making: u64,
-    /// How far what was promised to come from the memory thread has come.
-    growing: Growing,
-}
-
-/// See [`Out::growing`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Growing {
-    No,
-    /// [`Connection::grow`] is going to be called. Whoever needs the memory at once takes the promise back.
-    Asked,
-    /// It makes the memory.
-    Making,
 }
 
 impl Out {
@@ -115,7 +103,6 @@ impl Connection {
             unsent_retires: Vec::new(),
             unread: 0,
             making: 0,
-            growing: Growing::No,
         };
         Self {
             id,
@@ -364,7 +351,6 @@ impl Connection {
     /// Lets go of reply memory that a quiet connection does not need; returns whether to come again.
     pub(super) fn tidy(&self, keep_a_little: bool) -> bool {
         let mut out = self.out();
-        self.take_back_promise(&mut out);
         self.reclaim_released(&mut out);
         self.retire(&mut out, if keep_a_little { REGION_MIN } else { 0 });
         out.outgoing.total() > 0 || !out.unsent_retires.is_empty()

@@ -172,8 +172,8 @@ impl Server {
         let asking = thread::Builder::new().name("callgate-hold".into());
         *lock(&self.asking) = Some(asking.spawn(move || holds.run())?);
         let shared = self.shared.clone();
-        self.spawn("callgate-memory".into(), move || {
-            shared.do_chores();
+        self.spawn("callgate-unmap".into(), move || {
+            shared.unmap_buried();
             false
         })?;
         self.spawn("callgate-admit".into(), move || {
@@ -391,35 +391,9 @@ mod tests {
         let (end, ended) = channel();
         server.shared.bury(1 << 20, Slow(begins, ended));
         let thread = has_begun.recv().expect("somebody unmaps it");
-        assert_eq!(thread.as_deref(), Some("callgate-memory"));
+        assert_eq!(thread.as_deref(), Some("callgate-unmap"));
         let client = crate::Client::connect(name).expect("let in");
         assert_eq!(client.call(b"x").expect("a reply").to_vec(), b"x");
         end.send(()).expect("it still unmaps");
-    }
-
-    /// Memory that was to come from another thread is made by the worker where that one has other things to do.
-    #[test]
-    fn replies_have_room_however_late_the_memory_thread_is() {
-        const LEN: usize = 100_000;
-        let directory = tempfile::tempdir().expect("a directory");
-        let name = directory.path().join("s").to_str().expect("utf-8").to_owned();
-        let mut options = ServerOptions::default();
-        options.limits.bytes_per_client = 8 << 20;
-        let server = Server::serve_with(name.clone(), options, |call: Call<'_>| {
-            let loan = call.loan(LEN).expect("there is room");
-            let _ = loan.send();
-        });
-        let server = server.expect("serve");
-        let (begins, has_begun) = channel();
-        let (end, ended) = channel();
-        server.shared.bury(1 << 20, Slow(begins, ended));
-        has_begun.recv().expect("somebody unmaps it");
-        let client = crate::Client::connect(name).expect("let in");
-        // Kept, so that none of them makes room for another.
-        let replies: Vec<_> = (0..64)
-            .map(|at| client.call(b"x").unwrap_or_else(|e| panic!("reply {at}: {e}")))
-            .collect();
-        end.send(()).expect("it still unmaps");
-        assert!(replies.iter().all(|reply| reply.len() == LEN));
     }
 }

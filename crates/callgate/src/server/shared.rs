@@ -30,8 +30,8 @@ pub(crate) enum Phase {
 /// Mappings of fewer bytes are let go of where they are.
 const BURIED_BYTES_MIN: u64 = 256 << 10;
 
-/// Chores that wait to be done; beyond that a worker unmaps what it lets go of itself, and no memory is made ahead.
-const CHORES_MAX: usize = 64;
+/// Pieces that wait to be unmapped; beyond that a worker unmaps what it lets go of itself.
+const BURIED_MAX: usize = 64;
 
 /// Token of a desk's own waker in its poller; connections count from 0.
 pub(super) const WAKER_TOKEN: u64 = u64::MAX;
@@ -90,14 +90,6 @@ impl Desk {
     }
 }
 
-/// What takes long, and keeps no call waiting.
-enum Chore {
-    /// Memory to be unmapped.
-    LetGo(Box<dyn Send>),
-    /// A connection, by its id, gets the reply memory that it was promised.
-    Grow(u64),
-}
-
 pub(crate) struct Shared {
     /// What admission waits at: newcomers, and workers' pollers while those sleep elsewhere.
     pub(super) door: Poller,
@@ -117,10 +109,10 @@ pub(crate) struct Shared {
     pub(super) refused: AtomicU64,
     pub(super) violations: AtomicU64,
     pub(super) drain_until_ns: AtomicU64,
-    /// What is done away from the workers; `None` once nobody does that any more.
-    chores: Mutex<Option<VecDeque<Chore>>>,
+    /// Memory to be unmapped away from the workers; `None` once nobody does that any more.
+    buried: Mutex<Option<VecDeque<Box<dyn Send>>>>,
     /// Told when there is more of it, or the phase has moved on.
-    more_chores: Condvar,
+    burying: Condvar,
     phase: AtomicU32,
     connections: Mutex<HashMap<u64, Weak<Connection>>>,
     threads: Mutex<Threads>,
@@ -169,8 +161,8 @@ impl Shared {
             refused: AtomicU64::new(0),
             violations: AtomicU64::new(0),
             drain_until_ns: AtomicU64::new(0),
-            chores: Mutex::new(Some(VecDeque::new())),
-            more_chores: Condvar::new(),
+            buried: Mutex::new(Some(VecDeque::new())),
+            burying: Condvar::new(),
             phase: AtomicU32::new(Phase::Serving as u32),
             connections: Mutex::default(),
             threads: Mutex::default(),
@@ -195,8 +187,8 @@ impl Shared {
         self.phase.fetch_max(phase as u32, Ordering::SeqCst);
         self.admission.wake();
         // Who looked at the phase under the lock waits by now.
-        drop(lock(&self.chores));
-        self.more_chores.notify_all();
+        drop(lock(&self.buried));
+        self.burying.notify_all();
         if phase == Phase::Stopping {
             self.ledger.holds.end();
         }
@@ -224,46 +216,27 @@ impl Shared {
     /// Lets go of `memory`, which holds `bytes` bytes of mappings. Unmapping much takes milliseconds, in which a worker
     /// would serve nobody, and no client would be let in; so a thread of its own does it.
     pub(super) fn bury(&self, bytes: u64, memory: impl Send + 'static) {
-        if bytes >= BURIED_BYTES_MIN {
-            self.do_later(|| Chore::LetGo(Box::new(memory)));
+        if bytes >= BURIED_BYTES_MIN
+            && let Some(buried) = &mut *lock(&self.buried)
+            && buried.len() < BURIED_MAX
+        {
+            buried.push_back(Box::new(memory));
+            self.burying.notify_all();
         }
     }
 
-    /// Has the same thread make reply memory that a connection was promised; false if it has too much to do.
-    pub(super) fn grow_later(&self, connection: u64) -> bool {
-        self.do_later(|| Chore::Grow(connection))
-    }
-
-    fn do_later(&self, chore: impl FnOnce() -> Chore) -> bool {
-        let mut chores = lock(&self.chores);
-        let Some(chores) = chores.as_mut().filter(|chores| chores.len() < CHORES_MAX) else {
-            return false;
-        };
-        chores.push_back(chore());
-        self.more_chores.notify_all();
-        true
-    }
-
-    /// Does what others leave, until the server drains or stops. From then on everyone unmaps on their own.
-    pub(super) fn do_chores(&self) {
-        let mut chores = lock(&self.chores);
+    /// Unmaps what is buried, until the server drains or stops. From then on everyone unmaps on their own.
+    pub(super) fn unmap_buried(&self) {
+        let mut buried = lock(&self.buried);
         loop {
-            if let Some(chore) = chores.as_mut().and_then(VecDeque::pop_front) {
-                drop(chores);
-                match chore {
-                    Chore::LetGo(memory) => drop(memory),
-                    Chore::Grow(id) => {
-                        let connection = lock(&self.connections).get(&id).and_then(Weak::upgrade);
-                        if let Some(connection) = connection {
-                            connection.grow();
-                        }
-                    }
-                }
-                chores = lock(&self.chores);
+            if let Some(memory) = buried.as_mut().and_then(VecDeque::pop_front) {
+                drop(buried);
+                drop(memory);
+                buried = lock(&self.buried);
             } else if self.phase() == Phase::Serving {
-                chores = self.more_chores.wait_timeout(chores, Duration::MAX);
+                buried = self.burying.wait_timeout(buried, Duration::MAX);
             } else {
-                *chores = None;
+                *buried = None;
                 return;
             }
         }

@@ -12,8 +12,7 @@
 //!    kernel looks at each, and refuses with `EBUSY`, after 150 ms, while one has.
 //!
 //! Behind the first nobody can come by a reference to a page any more, except by opening the file
-//! again: it is for its owner only to read (mode 0422), so this takes a process of this user. Who
-//! may write, which its seals forbid, may ask the kernel how many pages it has (see `presence`).
+//! again: it is for its owner only to read (mode 0400), so this takes a process of this user.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -49,7 +48,7 @@ impl Hold {
         let path = format!("/proc/self/fd/{}", memory.as_fd().as_raw_fd());
         let read = reopen(&path, OFlags::RDONLY)?;
         let hold = Hold(reopen(&path, OFlags::RDWR)?);
-        at!("sys.shm.fchmod", fchmod(memory, MODE))?;
+        at!("sys.shm.fchmod", fchmod(memory, Mode::RUSR))?;
         match hold.lease() {
             // Somebody has it open, says the kernel; and so it is.
             Err(Errno::AGAIN) => Ok((read, hold)),
@@ -95,9 +94,6 @@ impl Hold {
         }
     }
 }
-
-/// For its owner to read, and for others to write, which the seals forbid.
-const MODE: Mode = Mode::RUSR.union(Mode::WGRP).union(Mode::WOTH);
 
 /// Chooses the signal of a lease that is broken; `libc` has no name for it here.
 const F_SETSIG: libc::c_int = 10;

@@ -11,7 +11,7 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Resource, getrlimit};
 
-use super::presence;
+use super::presence::{self, Untold};
 use crate::process::{PeerFd, TrackedFd};
 use crate::shm::Rejected;
 
@@ -100,11 +100,18 @@ impl MemFd {
             return Err(Rejected::NotTmpfs { magic });
         }
         let stat = at!("sys.shm.fstat", fstat(self)).map_err(|e| failed("fstat", e))?;
-        let (seals, have, want) = (have, stat.st_size as u64, len as u64);
+        let untold = match (want.contains(SealFlags::FUTURE_WRITE), want.contains(SealFlags::SEAL))
+        {
+            (false, _) => Untold::LetBe,
+            (true, true) => Untold::WaitUnlessRefused,
+            // Its maker has a hold on it, and lets no other user ask.
+            (true, false) => Untold::Wait,
+        };
+        let (have, want) = (stat.st_size as u64, len as u64);
         if have != want || want == 0 {
             return Err(Rejected::Size { have, want });
         }
-        presence::check(self.as_fd(), have, seals.contains(SealFlags::FUTURE_WRITE))
+        presence::check(self.as_fd(), have, untold)
     }
 }
 

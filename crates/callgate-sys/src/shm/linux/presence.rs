@@ -3,102 +3,77 @@
 //! Whoever has a descriptor of memory can hold the lock of its inode for as long as it likes, for
 //! example by a write from a page of its own that never comes. `lseek(SEEK_HOLE)` takes that lock,
 //! and is not to be interrupted, not even by SIGKILL. `cachestat(2)` (Linux 6.5) takes none: it
-//! counts the pages of a range, those that were swapped out among them. Before that, and where a
-//! filter forbids it, `lseek` is all there is.
-//!
-//! Counting takes some 30 ns a page, and it costs a peer nothing to announce the same memory again
-//! and again. So of large memory it is not all pages that are counted. It has as many as it has
-//! blocks, and none of them lies beyond its end: then none is missing before it.
+//! counts the pages of a range, those that were swapped out among them, some 20 to 40 ns each.
 
-use std::hash::{BuildHasher, RandomState};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
 
 use callgate_points::at;
-use rustix::fs::{SeekFrom, fstat, seek};
+use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use super::memfd::failed;
 use super::page_size;
 use crate::shm::Rejected;
 
-/// Up to this size, in bytes, all pages are counted: 10 us.
-const COUNTED_MAX: u64 = 1 << 20;
+/// So many bytes are counted at a time, each piece at a multiple of it: the kernel may make one page
+/// of them, or many of one, while it counts, and would count some twice.
+const PIECE: u64 = 2 << 20;
 
-/// So many pages of larger memory are looked at, one by one. That finds who lacks many, before all
-/// those that he made beyond the end instead are counted.
-const SAMPLES: u64 = 64;
+/// What to do where the kernel does not tell who asks how many pages there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Untold {
+    /// Wait for the lock: by a system that cannot tell, or by a peer that is trusted with it.
+    Wait,
+    /// Wait for it on a system that cannot tell anybody. Else it is the peer's doing.
+    WaitUnlessRefused,
+    /// Let it be: pages of memory that its maker can punch are worth nothing.
+    LetBe,
+}
 
 /// Checks that no page of `size` bytes of memory is missing. The memory is sealed against growing
-/// and shrinking; where it is not sealed against writing, pages can go again at any time.
+/// and shrinking, and against punching too if pages are not to go again.
 ///
-/// Never blocks on Linux 6.5 and later.
-pub(super) fn check(fd: BorrowedFd<'_>, size: u64, is_sealed: bool) -> Result<(), Rejected> {
-    let found = match counts() {
-        true if size <= COUNTED_MAX => check_all(fd, size),
-        true => check_large(fd, size),
-        false => Err(Errno::NOSYS),
-    };
-    match found {
-        Ok(result) => result,
-        // What can go again at any time is not worth the wait.
-        Err(Errno::NOSYS) if is_sealed => check_slowly(fd, size),
-        Err(Errno::NOSYS) => Ok(()),
-        Err(error) => Err(failed("cachestat", error)),
-    }
-}
-
-type Found = Result<Result<(), Rejected>, Errno>;
-
-fn check_all(fd: BorrowedFd<'_>, size: u64) -> Found {
+/// Never blocks, except as `untold` says.
+pub(super) fn check(fd: BorrowedFd<'_>, size: u64, untold: Untold) -> Result<(), Rejected> {
     let page = page_size() as u64;
-    let pages = size.div_ceil(page);
-    let present = count(fd, 0, pages * page)?;
-    Ok(match pages.saturating_sub(present) {
-        0 => Ok(()),
-        missing => Err(Rejected::Holes { missing: missing * page, size }),
-    })
-}
-
-fn check_large(fd: BorrowedFd<'_>, size: u64) -> Found {
-    let page = page_size() as u64;
-    let pages = size.div_ceil(page);
-    // Nobody can know beforehand which ones.
-    let random = RandomState::new();
-    for sample in 0..SAMPLES {
-        let at = random.hash_one(sample) % pages;
-        if count(fd, at * page, page)? == 0 {
-            return Ok(Err(Rejected::Holes { missing: page, size }));
+    let end = size.next_multiple_of(page);
+    let mut at = 0;
+    while at < end {
+        let len = PIECE.min(end - at);
+        match count(fd, at, len) {
+            Ok(present) if present >= len / page => at += len,
+            Ok(present) => {
+                let missing = len - present * page;
+                return Err(Rejected::Holes { at, missing, size });
+            }
+            Err(error) => return check_untold(fd, size, untold, error),
         }
     }
-    // In this order: none is beyond the end, and from then on the seal lets none come there.
-    let beyond = count(fd, pages * page, 0)?;
-    let blocks = at!("sys.shm.fstat_blocks", fstat(fd))?.st_blocks.cast_unsigned();
-    if beyond == 0 && blocks == pages * (page / 512) {
-        return Ok(Ok(()));
-    }
-    if may_be_huge() {
-        return check_all(fd, size);
-    }
-    Ok(match beyond {
-        0 => Err(Rejected::Holes { missing: (pages * page).saturating_sub(blocks * 512), size }),
-        _ => Err(Rejected::Beyond { pages: beyond, size }),
-    })
+    Ok(())
 }
 
-/// Whether this system gives shared memory pages of more than one size, of which the last one may
-/// reach beyond the end.
-fn may_be_huge() -> bool {
-    const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-    !std::fs::read_to_string(SETTING).is_ok_and(|text| text.contains("[never]"))
+#[cold]
+fn check_untold(
+    fd: BorrowedFd<'_>,
+    size: u64,
+    untold: Untold,
+    error: Errno,
+) -> Result<(), Rejected> {
+    // Asked of nothing, to tell a peer's permissions from a filter of system calls.
+    let refused = error == Errno::PERM && count_nothing() == Err(Errno::BADF);
+    match (error, untold) {
+        (Errno::NOSYS | Errno::PERM, Untold::LetBe) => Ok(()),
+        (Errno::PERM, Untold::WaitUnlessRefused) if refused => Err(failed("cachestat", error)),
+        (Errno::NOSYS | Errno::PERM, _) => check_slowly(fd, size),
+        _ => Err(failed("cachestat", error)),
+    }
 }
 
 fn check_slowly(fd: BorrowedFd<'_>, size: u64) -> Result<(), Rejected> {
     match at!("sys.shm.seek_hole", seek(fd, SeekFrom::Hole(0))) {
-        Ok(first_hole) if first_hole == size => Ok(()),
-        Ok(first_hole) => {
-            Err(Rejected::Holes { missing: size.saturating_sub(first_hole).max(1), size })
-        }
+        Ok(hole) if hole == size => Ok(()),
+        Ok(at) => Err(Rejected::Holes { at, missing: page_size() as u64, size }),
         Err(error) => Err(failed("lseek(SEEK_HOLE)", error)),
     }
 }
@@ -106,7 +81,7 @@ fn check_slowly(fd: BorrowedFd<'_>, size: u64) -> Result<(), Rejected> {
 /// Number of the system call, on all architectures; `libc` has no name for it on each.
 const CACHESTAT: libc::c_long = 451;
 
-/// Bytes of a file, as the kernel takes them; a length of 0 is up to the last page there is.
+/// Bytes of a file, as the kernel takes them.
 #[repr(C)]
 struct Range {
     offset: u64,
@@ -124,20 +99,25 @@ struct Counts {
     recently_evicted: u64,
 }
 
-/// Whether the kernel counts pages.
-fn counts() -> bool {
-    static COUNTS: OnceLock<bool> = OnceLock::new();
-    *COUNTS.get_or_init(|| {
-        let range = Range { offset: 0, len: 0 };
-        cachestat(-1, &range, &mut Counts::default()) == Err(Errno::BADF)
-    })
-}
-
 /// How many pages there are in a range, swapped out or not.
 fn count(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<u64, Errno> {
+    static LACKS: OnceLock<()> = OnceLock::new();
+    if LACKS.get().is_some() {
+        return Err(Errno::NOSYS);
+    }
     let mut counts = Counts::default();
-    cachestat(fd.as_fd().as_raw_fd(), &Range { offset, len }, &mut counts)?;
+    let counted = cachestat(fd.as_raw_fd(), &Range { offset, len }, &mut counts);
+    if counted == Err(Errno::NOSYS) {
+        // It will lack it next time, too.
+        let _ = LACKS.set(());
+    }
+    counted?;
     Ok(counts.cached.saturating_add(counts.evicted))
+}
+
+/// What the kernel says when it is asked of no file: `BADF`, if it can be asked at all.
+fn count_nothing() -> Result<(), Errno> {
+    cachestat(-1, &Range { offset: 0, len: 0 }, &mut Counts::default())
 }
 
 fn cachestat(fd: i32, range: &Range, counts: &mut Counts) -> Result<(), Errno> {

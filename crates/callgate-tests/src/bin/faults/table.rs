@@ -2,8 +2,7 @@
 //! as far as this library makes it.
 //!
 //! Left out, since no error applies to calls that this library makes: `close` and `munmap` (the kernel has let go, whatever
-//! it says), `futex` wakes, `sched_yield`, `lseek(SEEK_HOLE)` and `cachestat` on a checked memfd, and spurious `EAGAIN` of
-//! `recvmsg`.
+//! it says), `futex` wakes, `sched_yield`, `lseek(SEEK_HOLE)` on a checked memfd, and spurious `EAGAIN` of `recvmsg`.
 //! Left out, since Rust ends a process that has no memory for its heap: `brk` and the mappings of the allocator.
 
 /// A system call's name, with what it is asked for.
@@ -94,7 +93,7 @@ pub const TABLE: &[(Name, &[i32])] = &[
     ("fcntl set lock", &[EAGAIN, EINTR, ENOLCK, ENOMEM]),
     ("fcntl get lock", &[EINTR, ENOMEM]),
     ("fstatfs", &[EINTR, ENOMEM]),
-    ("cachestat probe", &[ENOSYS, EPERM]),
+    ("cachestat", &[ENOSYS, EPERM]),
     // No EACCES: a directory that may not be looked at is passed over.
     ("stat", &[ENOMEM]),
     ("inotify_init1", &[EMFILE, ENFILE, ENOMEM, ENOSYS]),
@@ -150,8 +149,7 @@ pub const OLD: &[(Name, i32)] = &[
     ("madvise populate", EINVAL),
     ("renameat2", EINVAL),
     ("membarrier", ENOSYS),
-    ("cachestat probe", ENOSYS),
-    ("cachestat probe", EPERM),
+    ("cachestat", ENOSYS),
 ];
 
 /// `libc` has no name for it on each architecture.
@@ -216,8 +214,7 @@ pub fn name_of(number: libc::c_long, args: &[u64; 6]) -> Option<Name> {
             _ => return None,
         },
         libc::SYS_fstatfs => "fstatfs",
-        // Of no file, to see whether there is such a call.
-        CACHESTAT if args[0] as i32 == -1 => "cachestat probe",
+        CACHESTAT => "cachestat",
         libc::SYS_fstat | libc::SYS_newfstatat | libc::SYS_statx => "stat",
         libc::SYS_inotify_init1 => "inotify_init1",
         libc::SYS_inotify_add_watch => "inotify_add_watch",

@@ -4,15 +4,19 @@ use super::{QUOTA, Stage, refused_as_malformed};
 use crate::{LONGEST, PEER, method};
 use callgate::{CallError, Client};
 use callgate_proto::wire::{Answer, Hello, Message, Reason, Versions};
+use callgate_sys::shm::Control;
 use callgate_sys::socket::{RecvError, Socket};
+use callgate_tests::BOUND;
 use callgate_tests::data::{is_reply, method as m, request};
 use callgate_tests::hostile::{
     Raw, answer, control_size, hello, reach, receive, send, wait_closed,
 };
 use callgate_tests::memory::{control_seals, impostors, memfd};
+use callgate_tests::stuck::StuckWrite;
 use callgate_tests::{Place, Rng, until, within};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::mpsc::channel;
 
 /// Unfinished handshakes that a server keeps: 1,024, or an eighth of its descriptors. Raises this process's limit, too.
 fn half_open_max() -> usize {
@@ -313,6 +317,38 @@ fn impostors_as_control_memory() {
                 send(&socket, &hello(65, size, QUOTA), &[fd.as_fd()]).expect("sent");
                 refused_as_malformed(what, &socket);
             });
+        }
+        stage.finish();
+    });
+}
+
+/// A write that never ends holds the lock of the inode of what a client sends. Nobody who checks it waits for that: large
+/// memory is checked in another way than small.
+#[test]
+fn a_peer_that_holds_the_inodes_lock_keeps_nobody_who_checks() {
+    within(LONGEST, || {
+        let mut stage = Stage::new(&[]);
+        stage.attack("the inode of a control region is held", 0, |stage| {
+            let size = control_size(65);
+            let fd = memfd(size as u64, true, control_seals());
+            let Some(_stuck) = StuckWrite::begin(&fd) else { return };
+            let socket = stage.reach();
+            send(&socket, &hello(65, size as u64, QUOTA), &[fd.as_fd()]).expect("sent");
+            assert!(matches!(answer(&socket), Some(Answer::Welcome(_))));
+            let other = Client::connect(stage.place.name()).expect("others are let in");
+            other.call_with(method(m::CHECKED), &request(1, 20, 20)).expect("a reply");
+        });
+        for size in [65_536, 4 << 20] {
+            let fd = memfd(size, true, control_seals());
+            let Some(stuck) = StuckWrite::begin(&fd) else { return };
+            let (sender, checked) = channel();
+            std::thread::spawn(move || {
+                sender.send(Control::accept(fd.into(), size as usize).map(drop))
+            });
+            let checked = checked.recv_timeout(BOUND);
+            // First, or who waits would wait for good.
+            drop(stuck);
+            checked.expect("nobody waits").expect("it is all there");
         }
         stage.finish();
     });

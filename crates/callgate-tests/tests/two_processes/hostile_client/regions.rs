@@ -2,9 +2,7 @@
 
 use super::{QUOTA, Stage};
 use crate::LONGEST;
-use callgate_proto::body::Body;
 use callgate_proto::wire::Message;
-use callgate_sys::socket::Socket;
 use callgate_tests::data::method as m;
 use callgate_tests::hostile::{Raw, control_size, hello, receive, send, wait_closed};
 use callgate_tests::memory::{impostors, memfd, payload_seals};
@@ -203,56 +201,6 @@ fn sixteen_announcements_may_lie_unread() {
         });
         stage.finish();
     });
-}
-
-/// However much memory replies take that nobody lets go of, the worker makes little of it before it goes on to others: the
-/// rest of each step comes after the reply, from another thread.
-#[test]
-fn a_step_of_growth_is_small_for_the_worker() {
-    const LEN: u64 = 80_000;
-    const AT_ONCE: u64 = 256 << 10;
-    within(LONGEST, || {
-        let mut stage = Stage::new(&[]);
-        stage.attack("replies that are kept", 0, |stage| {
-            let mut raw = stage.raw();
-            let (mut total, mut largest, mut unread) = (0, 0, 0);
-            for _ in 0..60 {
-                let ticket = raw.publish_bytes(m::ZEROS, &LEN.to_le_bytes());
-                let reply = raw.wait(ticket).expect("still connected");
-                assert!(!reply.head.failure);
-                let Body::Far(place) = reply.body else { panic!("a short reply") };
-                if place.region < unread {
-                    continue;
-                }
-                // Neither released nor put back.
-                let size = announced(&raw.socket, unread);
-                unread += 1;
-                if total < 2 * AT_ONCE {
-                    assert_eq!(size, total.max(LEN.next_multiple_of(4_096)));
-                } else {
-                    assert_eq!(size, AT_ONCE, "beside {total}");
-                    let rest = announced(&raw.socket, unread);
-                    unread += 1;
-                    assert_eq!(rest, total - AT_ONCE);
-                    largest = largest.max(rest);
-                    total += rest;
-                }
-                total += size;
-            }
-            assert!(largest > 2 << 20, "{largest}");
-        });
-        stage.finish();
-    });
-}
-
-/// The size of the next region that the server tells of.
-fn announced(socket: &Socket, expected: u32) -> u64 {
-    let (bytes, fd) = receive(socket).expect("a region");
-    assert!(fd.is_some());
-    match Message::decode(&bytes) {
-        Ok(Message::Region { id, size }) if id == expected => size,
-        other => panic!("{other:?} instead of region {expected}"),
-    }
 }
 
 /// Reply memory that a client keeps mapped after it went stays on its account, until it is really gone.

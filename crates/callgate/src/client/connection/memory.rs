@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use callgate_proto::arena::{Block, Growth, Placing, REGION_MIN};
+use callgate_proto::arena::{Block, Placing, REGION_MIN};
 use callgate_proto::chain::Lease;
 use callgate_proto::wire::Message;
 use callgate_sys::shm::{MemFd, PayloadWriter};
@@ -113,7 +113,7 @@ impl Connection {
                     }
                     return Ok(room);
                 }
-                Placing::Grow(Growth { whole: size, .. }) => match fresh.take() {
+                Placing::Grow(size) => match fresh.take() {
                     Some((region, fd)) if region.len() as u64 <= size.max(len) => {
                         (submit, fresh) = self.announce(submit, region, fd, deadline_ns)?;
                     }
@@ -124,8 +124,7 @@ impl Connection {
                         submit = self.submit();
                     }
                 },
-                // A client promises nothing.
-                Placing::Promised | Placing::Full => {
+                Placing::Full => {
                     self.collect_late_replies(&mut submit);
                     let freed = self.retire(&mut submit, 0);
                     if freed {

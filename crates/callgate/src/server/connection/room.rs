@@ -1,19 +1,18 @@
 //! Making a connection's reply memory, on the thread that answers.
 //!
 //! Populating takes milliseconds for many megabytes. The lock is released meanwhile: the worker takes it too, and has others
-//! to serve. For the same reason a worker makes little more than the reply at hand needs; the rest of what a growing
-//! connection gets is made by a thread that serves nobody.
+//! to serve.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use callgate_proto::arena::{Block, Growth, Placing, REGION_MIN};
+use callgate_proto::arena::{Block, Placing, REGION_MIN};
 use callgate_proto::cell::Turn;
 use callgate_proto::wire::Message;
 use callgate_sys::shm::{Hold, MemFd, PayloadWriter, page_size};
 use callgate_sys::sync::MutexGuard;
 
-use super::{Connection, Growing, Out};
+use super::{Connection, Out};
 use crate::error::ReplyError;
 use crate::server::holds::Lent;
 use crate::server::ledger::Charge;
@@ -58,55 +57,47 @@ impl Connection {
         is_worker: bool,
     ) -> Result<(Block, *mut [u8]), ReplyError> {
         let no_memory = |why: String| ReplyError::NoMemory { len, why };
-        let waits = |making, is_whole| !is_worker || is_whole && making <= AWAITED_MAX;
-        let is_growing = |out: &Out| out.growing == Growing::Making;
         let mut spare: Option<Spare> = None;
-        let mut rest = 0;
         let found = loop {
             if self.is_gone() {
                 break Err(ReplyError::Disconnected);
             }
             match out.outgoing.place(len) {
                 Placing::Placed(block) => break Ok(out.placed(cell, turn, block)),
-                Placing::Grow(Growth { whole, now }) => {
-                    let size = if is_worker { now } else { whole };
-                    match spare.take() {
-                        Some(made) if made.size <= size => match self.announce(&mut out, made) {
-                            Ok(()) => rest = whole - size,
-                            Err((why, made)) => {
-                                spare = Some(made);
-                                break Err(no_memory(why));
-                            }
-                        },
-                        Some(other) => {
-                            // Others have used the quota meanwhile.
-                            drop(out);
-                            self.discard(other);
-                            out = self.out();
+                Placing::Grow(size) => match spare.take() {
+                    Some(made) if made.size <= size => match self.announce(&mut out, made) {
+                        Ok(()) => {}
+                        Err((why, made)) => {
+                            spare = Some(made);
+                            break Err(no_memory(why));
                         }
-                        // One at a time: what it makes may have room for this reply, too.
-                        None if out.making > 0 && waits(out.making, size == whole) => {
-                            out = self.made.wait_timeout(out, LOOK_AGAIN);
-                        }
-                        None => match self.make_charged(out, len, size) {
-                            (locked, Ok(made)) => {
-                                (out, spare) = (locked, Some(made));
-                            }
-                            // What is on the accounts is this connection's, and is about to come.
-                            (locked, Err(_)) if is_growing(&locked) => {
-                                out = self.made.wait_timeout(locked, LOOK_AGAIN);
-                            }
-                            (locked, Err(why)) => {
-                                out = locked;
-                                break Err(no_memory(why));
-                            }
-                        },
+                    },
+                    Some(other) => {
+                        // Others have used the quota meanwhile.
+                        drop(out);
+                        self.discard(other);
+                        out = self.out();
                     }
-                }
-                Placing::Promised if is_growing(&out) => {
-                    out = self.made.wait_timeout(out, LOOK_AGAIN);
-                }
-                Placing::Promised => self.take_back_promise(&mut out),
+                    // One at a time: what it makes may have room for this reply, too.
+                    None if out.making > 0 && (!is_worker || out.making <= AWAITED_MAX) => {
+                        out = self.made.wait_timeout(out, LOOK_AGAIN);
+                    }
+                    None => {
+                        let charged = self.may_announce(&mut out);
+                        match charged.and_then(|()| self.charge(&mut out, len, size)) {
+                            Ok((charge, size)) => {
+                                drop(out);
+                                let made = self.make(charge, size);
+                                out = self.out();
+                                match made {
+                                    Ok(made) => spare = Some(made),
+                                    Err(why) => break Err(no_memory(why)),
+                                }
+                            }
+                            Err(why) => break Err(no_memory(why)),
+                        }
+                    }
+                },
                 Placing::Full => {
                     let reclaimed = self.reclaim_released(&mut out);
                     let retired = self.retire(&mut out, 0);
@@ -116,72 +107,11 @@ impl Connection {
                 }
             }
         };
-        if rest > 0 && found.is_ok() && out.growing == Growing::No && out.outgoing.promise(rest) {
-            match self.shared.grow_later(self.id) {
-                true => out.growing = Growing::Asked,
-                false => {
-                    out.outgoing.promise(0);
-                }
-            }
-        }
         drop(out);
         if let Some(spare) = spare {
             self.discard(spare);
         }
         found
-    }
-
-    /// Makes the rest of what the connection's memory grows by. For a thread that serves nobody: no call waits for it, and
-    /// where the memory is not to be had, whoever needs it finds out.
-    pub(in crate::server) fn grow(&self) {
-        let mut out = self.out();
-        if out.growing != Growing::Asked {
-            return; // the promise was taken back
-        }
-        let size = out.outgoing.promised();
-        let mut left = None;
-        if !self.is_gone() {
-            out.growing = Growing::Making;
-            let (locked, made) = self.make_charged(out, size, size);
-            out = locked;
-            out.outgoing.promise(0);
-            left = made.ok().and_then(|made| self.announce(&mut out, made).err());
-        }
-        out.outgoing.promise(0);
-        out.growing = Growing::No;
-        self.made.notify_all();
-        drop(out);
-        if let Some((_, left)) = left {
-            self.discard(left);
-        }
-    }
-
-    /// Somebody needs now what was left for the memory thread, or nobody needs it any more. It may have begun; then it
-    /// goes on.
-    pub(super) fn take_back_promise(&self, out: &mut Out) {
-        if out.growing == Growing::Asked {
-            out.outgoing.promise(0);
-            out.growing = Growing::No;
-        }
-    }
-
-    /// Makes a region of at most `wanted` bytes, or of just enough for `len`, if its client reads what it is told and the
-    /// accounts allow it. Lets go of the lock meanwhile.
-    fn make_charged<'a>(
-        &'a self,
-        mut out: MutexGuard<'a, Out>,
-        len: u64,
-        wanted: u64,
-    ) -> (MutexGuard<'a, Out>, Result<Spare, String>) {
-        let charged = self.may_announce(&mut out).and_then(|()| self.charge(&mut out, len, wanted));
-        match charged {
-            Ok((charge, size)) => {
-                drop(out);
-                let made = self.make(charge, size);
-                (self.out(), made)
-            }
-            Err(why) => (out, Err(why)),
-        }
     }
 
     /// Puts a new region on the accounts, of at most `wanted` bytes, or of just enough for `len`. Gives its size.
