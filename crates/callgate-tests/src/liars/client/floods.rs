@@ -19,8 +19,9 @@ use crate::rng::Rng;
 pub const HONEST: [&str; 5] =
     ["1 honest client", "2 honest", "3 honest", "honest connects", "2 busy loops"];
 
-/// And for what a worker does in a turn: clients that connect, make and retire memory, and go.
-pub const HONEST_TURNS: [&str; 1] = ["honest memory"];
+/// And for what a worker does in a turn: clients that connect, make and retire memory, and go; and those that connect, keep
+/// ever more replies, for which the worker makes memory, and go.
+pub const HONEST_TURNS: [&str; 2] = ["honest memory", "honest replies"];
 
 /// Floods, by name.
 pub const NAMES: [&str; 9] = [
@@ -34,6 +35,9 @@ pub const NAMES: [&str; 9] = [
     "unread",
     "large replies",
 ];
+
+/// Replies that are left unread are of 20,000 bytes in so many octaves.
+const UNREAD_OCTAVES: u64 = 3;
 
 /// Sockets that say nothing, held at a time.
 const HALF_OPEN: usize = 1_500;
@@ -72,6 +76,14 @@ pub fn run(name: &str, path: &Path, rng: &mut Rng, time: Duration) -> u64 {
             while began.elapsed() < time {
                 let mut s = Speaker::connect(path, rng.fork());
                 socket::churn(&mut s, 4);
+                count += 1;
+            }
+            return count;
+        }
+        "honest replies" => {
+            while began.elapsed() < time {
+                let mut s = Speaker::connect(path, rng.fork());
+                socket::kept(&mut s, 60, UNREAD_OCTAVES);
                 count += 1;
             }
             return count;
@@ -116,7 +128,7 @@ pub fn run(name: &str, path: &Path, rng: &mut Rng, time: Duration) -> u64 {
                         break;
                     }
                     "unread" | "large replies" => {
-                        let largest = if name == "unread" { 3 } else { 8 };
+                        let largest = if name == "unread" { UNREAD_OCTAVES } else { 8 };
                         socket::unread(&mut s, 60, largest);
                         break;
                     }

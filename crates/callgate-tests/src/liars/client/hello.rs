@@ -11,6 +11,7 @@ use crate::hostile::{answer, control_size, hello, reach, receive, send};
 use crate::liars::speaker::{CELLS, QUOTA};
 use crate::memory::{control_seals, impostors, memfd};
 use crate::rng::Rng;
+use crate::stuck::StuckWrite;
 
 /// A name, what must come of it, and how it is told.
 pub struct HelloLie(pub &'static str, pub Expect, pub fn(&Path, &mut Rng));
@@ -54,6 +55,13 @@ pub const LIES: &[HelloLie] = &[
     HelloLie("status with a descriptor", Expect::Noticed(&["hello.kind"]), |path, _| {
         let status = Hello { versions: Versions::OURS, ask: Some(Ask::Status) };
         tell(path, status.encode().as_bytes(), 1, &[Reason::Malformed]);
+    }),
+    HelloLie("a write into its region that never ends", Expect::Quiet, |path, _| {
+        let fd = memfd(size(), true, control_seals());
+        let Some(_stuck) = StuckWrite::begin(&fd) else { return };
+        let Ok(socket) = reach(path) else { return };
+        send(&socket, &good(), &[fd.as_fd()]).expect("sent");
+        assert!(matches!(answer(&socket), Some(Answer::Welcome(_))));
     }),
     HelloLie("cells beyond", Expect::Noticed(&["hello.cells"]), |path, rng| {
         let cells = *rng.one_of(&[0, 1, 1_025, 65_537, u32::MAX]);

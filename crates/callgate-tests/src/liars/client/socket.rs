@@ -166,17 +166,25 @@ pub fn wake(s: &Speaker, cell: u16) {
 
 /// Asks for replies of many lengths, so many octaves from 20,000 bytes on, and reads nothing of what is announced.
 pub fn unread(s: &mut Speaker, times: u64, octaves: u64) {
-    for at in 0..times {
-        let len = 20_000u64 << (at % octaves);
-        let alone = s.rng.chance(50);
-        let Some(ticket) = s.raw.submitter.draw(alone) else { return };
-        let body = Body::Inline(Inline::new(&len.to_le_bytes()).expect("short"));
-        s.raw.publish_as(ticket, method::ZEROS, body);
-        // Neither released nor put back.
-        if s.reply(ticket).is_none() {
-            return;
-        }
-    }
+    let _ = (0..times).all(|at| keep_a_reply(s, 20_000 << (at % octaves)));
+}
+
+/// The same by an honest client, which reads what is announced, and lets go of all replies when it ends.
+pub fn kept(s: &mut Speaker, times: u64, octaves: u64) {
+    let _ = (0..times).all(|at| {
+        let is_kept = keep_a_reply(s, 20_000 << (at % octaves));
+        s.read_socket();
+        is_kept
+    });
+}
+
+/// Asks for a reply of so many bytes, which is neither released nor put back; false if there is none.
+fn keep_a_reply(s: &mut Speaker, len: u64) -> bool {
+    let alone = s.rng.chance(50);
+    let Some(ticket) = s.raw.submitter.draw(alone) else { return false };
+    let body = Body::Inline(Inline::new(&len.to_le_bytes()).expect("short"));
+    s.raw.publish_as(ticket, method::ZEROS, body);
+    s.reply(ticket).is_some()
 }
 
 /// Pages of a reply's memory stay in a pipe for longer than the connection; those of the last few connections do.
