@@ -288,6 +288,7 @@ fn a_place_is_lent_once_and_comes_back_as_it_was_left() {
                 let begun = lease.begin().expect("lent");
                 turn = turn.next();
                 assert_eq!((begun.turn(), begun.cell()), (turn, first.cell));
+                assert_eq!(begun.number(), call);
                 assert!(lease.begin().is_none(), "it is in use");
                 lone = Some(begun);
             }
@@ -368,7 +369,8 @@ fn any_cell_can_be_lent_up_to_the_last_number() {
         let lone = submitter.draw(true).expect("free");
         submitter.lend(&lease, &lone);
         assert!(lease.end_of(lone.turn, lone.cell));
-        assert_eq!(lease.begin().map(Lone::turn), Some(lone.turn.next()));
+        let begun = lease.begin().expect("lent");
+        assert_eq!((begun.turn(), begun.number()), (lone.turn.next(), number + 1));
     }
     // The last call that is lent a place does not lend it on.
     let (mut submitter, lease) = (Submitter::new(4), Lease::default());
