@@ -53,8 +53,9 @@ pub fn run(plan: Plan) -> Vec<(String, Outcome)> {
         stage.rest();
     }
     let honest_calls = stage.honest_calls;
+    let growth = std::mem::take(&mut stage.growth);
+    let (text, grows) = growth.judge();
     let mutator = stage.mutate(plan.mutating, &mut rng);
-    let (text, grows) = stage.growth.judge();
     let note = format!(
         "{} kinds of lies, {} violations reported with field and process, {} honest calls beside them, all right",
         all.len(),
@@ -63,7 +64,7 @@ pub fn run(plan: Plan) -> Vec<(String, Outcome)> {
     );
     let lying = Outcome { tried: told as u64, failed: 0, stall_ns: Some(stage.stall_ns), note };
     let grown = Outcome {
-        tried: stage.growth.len() as u64,
+        tried: growth.len() as u64,
         failed: grows.into(),
         note: text,
         ..Outcome::default()
@@ -170,6 +171,9 @@ impl Stage {
             "connections over {} s, {noticed} of them found out, {calls} honest calls beside them, all right",
             time.as_secs()
         );
+        let (text, grows) = self.growth.judge();
+        outcome.failed += u64::from(grows);
+        outcome.note += &format!("; of the server, {text}");
         (outcome.tried > 0).then_some(outcome)
     }
 

@@ -21,7 +21,11 @@ pub const HONEST: [&str; 5] =
 
 /// And for what a worker does in a turn: clients that connect, make and retire memory, and go; and those that connect, keep
 /// ever more replies, for which the worker makes memory, and go.
-pub const HONEST_TURNS: [&str; 2] = ["honest memory", "honest replies"];
+pub const HONEST_TURNS: [&str; 2] = ["honest memory", REPLIES];
+/// The last of these, and the floods that are held against it, too.
+pub const REPLIES: &str = "honest replies";
+/// See [`REPLIES`].
+pub const OF_REPLIES: [&str; 1] = ["unread"];
 
 /// Floods, by name.
 pub const NAMES: [&str; 9] = [
@@ -80,7 +84,7 @@ pub fn run(name: &str, path: &Path, rng: &mut Rng, time: Duration) -> u64 {
             }
             return count;
         }
-        "honest replies" => {
+        REPLIES => {
             while began.elapsed() < time {
                 let mut s = Speaker::connect(path, rng.fork());
                 socket::kept(&mut s, 60, UNREAD_OCTAVES);
