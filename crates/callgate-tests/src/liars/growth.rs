@@ -31,8 +31,8 @@ impl Growth {
 
     /// What was found, in words, and whether that is growth. The first third is warm-up.
     ///
-    /// Judged is the growth over the rest by the median of the slopes between its samples: a whole descriptor (if the fewest
-    /// rise, too), thread or shared mapping; more than 8 other mappings, which the allocator makes; or more than 1 MiB and 5 % of memory.
+    /// Judged is the growth over the rest by the median of the slopes between its samples: a whole descriptor, thread or
+    /// shared mapping; more than 8 other mappings, which the allocator makes; or more than 1 MiB and 5 % of memory.
     #[must_use]
     pub fn judge(&self) -> (String, bool) {
         let rest = &self.samples[self.samples.len() / 3..];
@@ -45,7 +45,7 @@ impl Growth {
         let rss_kib = grown(|u| u.rss_kib);
         let rss_max_kib = (first.rss_kib as f64 / 20.0).max(1_024.0);
         let grows = rest.len() >= LEAST
-            && (fds >= 1.0 && fewest_rise(rest)
+            && (fds >= 1.0
                 || threads >= 1.0
                 || shared >= 1.0
                 || maps > 8.0
@@ -62,15 +62,6 @@ impl Growth {
         );
         (text, grows)
     }
-}
-
-/// Whether the fewest descriptors of the second half are more than those of the first. The server keeps one of each region
-/// that was handed out until it has asked what is left of it, of a user who keeps pages four times a second at most: so they
-/// come and go in waves, and what is lost stays.
-fn fewest_rise(samples: &[Usage]) -> bool {
-    let (first, second) = samples.split_at(samples.len() / 2);
-    let fewest = |half: &[Usage]| half.iter().map(|usage| usage.fds).min();
-    fewest(second) > fewest(first)
 }
 
 /// The median of all slopes between two samples, times the number of steps.

@@ -188,7 +188,8 @@ impl PayloadReader {
     /// Checks that `fd` is sealed payload memory of exactly `len` bytes, maps it read-only, and
     /// closes the descriptor.
     ///
-    /// Never blocks, whatever a peer sent, as long as closing it doesn't.
+    /// Never blocks, whatever a peer sent, as long as closing it doesn't; but on a system without
+    /// `cachestat` (before Linux 6.5, or by a filter) for as long as the peer holds the memory's inode.
     ///
     /// # Errors
     ///

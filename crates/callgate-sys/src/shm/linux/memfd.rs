@@ -81,7 +81,8 @@ impl MemFd {
     ///
     /// The order matters. Seals come first: reading them runs no code of a file system, which the
     /// peer might be (FUSE); and what a seal fixes can be trusted by the checks that follow.
-    /// No check waits for what the peer does with the memory meanwhile; see `presence`.
+    /// None waits for what the peer does with the memory meanwhile, but for presence where the kernel
+    /// does not tell it otherwise; see `presence`.
     fn check(&self, len: usize, want: SealFlags) -> Result<(), Rejected> {
         let have = match at!("sys.shm.get_seals", fcntl_get_seals(self)) {
             Ok(have) => have,

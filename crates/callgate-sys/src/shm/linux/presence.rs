@@ -23,7 +23,7 @@ const PIECE: u64 = 2 << 20;
 /// What to do where the kernel does not tell who asks how many pages there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Untold {
-    /// Wait for the lock: by a system that cannot tell, or by a peer that is trusted with it.
+    /// Wait for the lock, also where the peer is of another user and lets only its own ask.
     Wait,
     /// Wait for it on a system that cannot tell anybody. Else it is the peer's doing.
     WaitUnlessRefused,

@@ -1,7 +1,7 @@
 //! The driver.
 //!
-//! `liars once` tells each lie once; `liars short SECONDS` and `liars long SECONDS` go on with random ones for a quarter of the
-//! time in each role, write into whatever the liar may write for another, and measure what honest calls take beside floods,
+//! `liars once` tells each lie once; `liars short SECONDS` and `liars long SECONDS` go on with random ones, half of the time in
+//! each role, then write for as long into whatever the liar may write, and measure what honest calls take beside floods,
 //! unless `lies` follows. Rows go to standard output as JSON, the rest to standard error.
 //! `CALLGATE_SEED` repeats a run; what `CALLGATE_LIARS_NOTE` says of the build is added to each row.
 
@@ -46,8 +46,8 @@ pub fn main(arguments: &[String]) -> i32 {
     let seconds = arguments.get(1).and_then(|text| text.parse().ok());
     let seed = Rng::printed("liars").next() % 1_000_000_000;
     let plan = |seconds, rounds, slice_ms| Plan {
-        lying: Duration::from_secs(seconds) / 4,
-        mutating: Duration::from_secs(seconds) / 4,
+        lying: Duration::from_secs(seconds) / 2,
+        mutating: Duration::from_secs(seconds) / 2,
         rounds,
         slice: Duration::from_millis(slice_ms),
         seed,
@@ -57,7 +57,7 @@ pub fn main(arguments: &[String]) -> i32 {
         "short" => plan(seconds.unwrap_or(24), 5, 100),
         "long" => {
             let rounds = if arguments.get(2).is_some_and(|word| word == "lies") { 0 } else { 15 };
-            plan(seconds.unwrap_or(7_200), rounds, 400)
+            plan(seconds.unwrap_or(3_600), rounds, 400)
         }
         _ => {
             eprintln!("liars once | short [SECONDS] | long [SECONDS [lies]]");

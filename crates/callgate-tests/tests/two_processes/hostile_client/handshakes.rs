@@ -322,8 +322,8 @@ fn impostors_as_control_memory() {
     });
 }
 
-/// A write that never ends holds the lock of the inode of what a client sends. Nobody who checks it waits for that: large
-/// memory is checked in another way than small.
+/// A write that never ends holds the lock of the inode of what a client sends. Nobody who checks it waits for that, however
+/// many pieces there are to be counted.
 #[test]
 fn a_peer_that_holds_the_inodes_lock_keeps_nobody_who_checks() {
     within(LONGEST, || {
